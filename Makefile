@@ -1,0 +1,41 @@
+BIN := .venv/bin
+READY := .venv/.ready
+# `make lock UPGRADE=1` moves to the newest versions; without it, only what pyproject.toml asks for changes.
+LOCK = $(BIN)/uv --no-config pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--custom-compile-command "make lock" --no-emit-index-url $(if $(UPGRADE),--upgrade)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test fast lint bench lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(READY): .ci/setup pyproject.toml requirements/build.lock requirements/dev.lock
+	.ci/setup
+	@touch $@
+
+demo: $(READY) ## Convert a real disk over a real bus on this machine
+	$(BIN)/h2kbus demo
+
+test: $(READY) ## Run every test, with coverage
+	$(BIN)/pytest --cov $(ARGS)
+
+fast: $(READY) ## Run the tests that take less than two seconds each
+	$(BIN)/pytest -m "not slow" $(ARGS)
+
+lint: $(READY) ## Check style, format and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(READY) ## Measure the bus beside a bare loop; ARGS="--only pipeline" runs one part
+	$(BIN)/h2kbus bench $(ARGS)
+
+lock: $(READY) ## Write the lock files again; UPGRADE=1 takes the newest versions
+	$(LOCK) --group build --output-file requirements/build.lock
+	$(LOCK) --extra embedded --group dev --output-file requirements/dev.lock pyproject.toml
+	$(LOCK) --extra embedded --constraint requirements/dev.lock --output-file requirements/runtime.lock pyproject.toml
+
+clean: ## Remove the environment, caches and build products
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* build dist *.egg-info
+	find h2kbus subjects workers scheduler tests -name __pycache__ -prune -exec rm -rf {} +
