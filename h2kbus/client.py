@@ -1,0 +1,240 @@
+"""The Python client: submit jobs, follow them, read and cancel them.
+
+async with h2kbus.connect("nats://127.0.0.1:4222") as bus:
+    job_id = await bus.submit(spec)
+    async for event in bus.watch(job_id):
+        print(event.progress_percent, event.message)
+    record = await bus.result(job_id)
+"""
+
+import contextlib
+import datetime as dt
+from collections.abc import AsyncIterator, Iterable
+from typing import Final
+
+import anyio
+import msgspec
+
+from h2kbus.connection import Connection, SubjectTaken
+from h2kbus.connection import connect as connect_to_server
+from h2kbus.errors import DuplicateJob, InvalidMessage, JobFinished, JobNotFound, OperationFailed
+from h2kbus.ids import new_job_id
+from h2kbus.settings import ConnectionSettings
+from h2kbus.store import Entry, JobStore
+from h2kbus.watch import EventFeed
+from subjects.codec import decode, encode
+from subjects.commands import CancelCommand, RetryCommand, Verb
+from subjects.events import ProgressEvent, milestone
+from subjects.fleet import LaneAnnouncement, WorkerCapabilities
+from subjects.grammar import Grammar
+from subjects.lifecycle import same_job
+from subjects.record import JobRecord
+from subjects.spec import MAX_SPEC_BYTES, JobSpec
+from subjects.states import State
+from subjects.topology import Topology
+
+VERDICT_SECONDS: Final = 5.0
+SUBMIT_WINDOW: Final = 512
+"""Submissions on their way at once: enough to hide the round trip, few enough to stay in memory."""
+
+
+class Bus:
+    """A client's view of one fleet. Made by `h2kbus.connect`; safe to share between tasks."""
+
+    def __init__(self, connection: Connection, grammar: Grammar, submitter: str) -> None:
+        self.connection = connection
+        self.grammar = grammar
+        self.topology = Topology(grammar)
+        self.store = JobStore(connection, self.topology)
+        self.submitter = submitter
+
+    async def submit(self, spec: JobSpec) -> str:
+        """Hand a job to the bus and return its id, once the bus has stored it durably.
+
+        Submitting the same job again under its id changes nothing. Raises InvalidMessage for a job that
+        is too large, DuplicateJob when the id is taken by another job that has been read already; see
+        `verdict` for the scheduler's word on it.
+        """
+        job_id = spec.job_id or new_job_id()
+        created_at = spec.created_at or dt.datetime.now(dt.UTC)
+        body = encode(msgspec.structs.replace(spec, job_id=job_id, created_at=created_at))
+        if len(body) > MAX_SPEC_BYTES:
+            raise InvalidMessage(f"the job has {len(body)} bytes; {MAX_SPEC_BYTES} are allowed")
+        with contextlib.suppress(SubjectTaken):
+            # The same id waits for the scheduler already: `verdict` tells whether it is the same job.
+            await self.connection.publish(self.grammar.command(self.submitter, Verb.SUBMIT, job_id), body)
+        return job_id
+
+    async def submit_many(self, specs: Iterable[JobSpec]) -> AsyncIterator[str]:
+        """Submit any number of jobs, hundreds at a time; yields each id once its job is stored, in order."""
+        batch: list[JobSpec] = []
+        for spec in specs:
+            batch.append(spec)
+            if len(batch) == SUBMIT_WINDOW:
+                for job_id in await self._submit_together(batch):
+                    yield job_id
+                batch = []
+        for job_id in await self._submit_together(batch):
+            yield job_id
+
+    async def verdict(
+        self, job_id: str, spec: JobSpec | None = None, *, timeout: float = VERDICT_SECONDS
+    ) -> Entry | None:
+        """Wait for the scheduler's word on a submission, `timeout` seconds at the most.
+
+        Returns the record's entry, or None when no scheduler has answered yet. Raises DuplicateJob when
+        the record belongs to another job than `spec`.
+        """
+        feed = EventFeed(self.connection, self.topology, job_id)
+        entry = None
+        async with feed.open() as events:
+            with anyio.move_on_after(timeout):
+                entry = await self.store.find(job_id)
+                while entry is None:
+                    await events.receive()
+                    entry = await self.store.find(job_id)
+        if entry and spec and entry.record.spec is not None and not same_job(entry.record, spec):
+            raise DuplicateJob(f"another job has the id {job_id}")
+        return entry
+
+    async def status(self, job_id: str) -> JobRecord:
+        """The job's record. Raises JobNotFound."""
+        return (await self.store.get(job_id)).record
+
+    async def is_waiting(self, job_id: str) -> bool:
+        """Whether a submission under this id waits for a scheduler."""
+        subject = self.grammar.commands(verb=Verb.SUBMIT, job_id=job_id)
+        info = await self.connection.api(
+            f"STREAM.INFO.{self.topology.commands_stream}", {"subjects_filter": subject}
+        )
+        return bool(info["state"].get("subjects"))
+
+    async def watch(self, job_id: str) -> AsyncIterator[ProgressEvent]:
+        """Everything that happened to the job, then what happens, ending with its terminal event.
+
+        Raises JobNotFound for an id that has neither a record nor a submission that waits.
+        """
+        await self._require(job_id)
+
+        async def closing() -> ProgressEvent | None:
+            entry = await self.store.find(job_id)
+            ended = entry is not None and entry.record.state.terminal
+            return milestone(entry.record, entry.revision) if entry and ended else None
+
+        async for event in EventFeed(self.connection, self.topology, job_id).follow(closing):
+            yield event
+            if event.state.terminal:
+                return
+
+    async def result(self, job_id: str, *, check: bool = False) -> JobRecord:
+        """Wait for the end of the job and return its record.
+
+        With `check`, raises OperationFailed unless the job COMPLETED. Raises JobNotFound.
+        """
+        entry = await self.store.find(job_id)
+        if entry is None or not entry.record.state.terminal:
+            await self._until_finished(job_id)
+        record = await self.status(job_id)
+        error = record.result.error if record.result else None
+        if check and record.state is not State.COMPLETED and error:
+            raise OperationFailed(error.code, error.message, **error.details)
+        return record
+
+    async def cancel(self, job_id: str, reason: str = "") -> None:
+        """Ask for the job to be stopped. Raises JobNotFound, or JobFinished when it has ended."""
+        entry = await self.store.find(job_id)
+        if entry is None:
+            await self._require(job_id)
+        elif entry.record.state.terminal:
+            raise JobFinished(f"job {job_id} is {entry.record.state} already")
+        with contextlib.suppress(SubjectTaken):
+            await self.connection.publish(
+                self.grammar.command(self.submitter, Verb.CANCEL, job_id),
+                encode(CancelCommand(reason=reason)),
+            )
+
+    async def retry(self, job_id: str) -> str:
+        """Run a finished job again as a new job; returns the new id.
+
+        Raises JobNotFound, and InvalidMessage while the job has not ended.
+        """
+        record = await self.status(job_id)
+        if not record.state.terminal:
+            raise InvalidMessage(
+                f"job {job_id} is {record.state}; only a finished job can be retried", "$.state"
+            )
+        new_id = new_job_id()
+        with contextlib.suppress(SubjectTaken):
+            await self.connection.publish(
+                self.grammar.command(self.submitter, Verb.RETRY, job_id),
+                encode(RetryCommand(new_job_id=new_id)),
+            )
+        return new_id
+
+    async def jobs(
+        self, *, state: State | None = None, since: dt.datetime | None = None
+    ) -> AsyncIterator[JobRecord]:
+        """Records, least recently changed first; `since` leaves out those that changed before."""
+        moment = since.isoformat() if since else None
+        async for entry in self.store.scan(moment):
+            if state is None or entry.record.state is state:
+                yield entry.record
+
+    async def workers(self) -> list[WorkerCapabilities]:
+        """The workers whose heartbeats have not stopped, by id."""
+        stream = self.topology.bucket_stream(self.topology.workers_bucket)
+        found = [stored async for stored in self.connection.read(stream, self.topology.worker_subject("*"))]
+        live = [decode(WorkerCapabilities, stored.data) for stored in found if stored.data]
+        return sorted(live, key=lambda worker: worker.worker_id)
+
+    async def lanes(self) -> list[LaneAnnouncement]:
+        """Every lane that has a consumer."""
+        return await read_lanes(self.connection, self.topology)
+
+    async def _submit_together(self, specs: list[JobSpec]) -> list[str]:
+        ids: list[str] = [""] * len(specs)
+
+        async def submit(place: int, spec: JobSpec) -> None:
+            ids[place] = await self.submit(spec)
+
+        async with anyio.create_task_group() as group:
+            for place, spec in enumerate(specs):
+                group.start_soon(submit, place, spec)
+        return ids
+
+    async def _until_finished(self, job_id: str) -> None:
+        async for event in self.watch(job_id):
+            if event.state.terminal:
+                return
+
+    async def _require(self, job_id: str) -> None:
+        if await self.store.find(job_id) is None and not await self.is_waiting(job_id):
+            raise JobNotFound(f"no job {job_id}")
+
+
+async def read_lanes(connection: Connection, topology: Topology) -> list[LaneAnnouncement]:
+    """The lanes bucket, most urgent lanes first."""
+    stream = topology.bucket_stream(topology.lanes_bucket)
+    subject = f"$KV.{topology.lanes_bucket}.>"
+    found = [
+        decode(LaneAnnouncement, stored.data)
+        async for stored in connection.read(stream, subject)
+        if stored.data
+    ]
+    return sorted(found, key=lambda lane: (lane.priority, lane.pool, lane.lane))
+
+
+@contextlib.asynccontextmanager
+async def connect(
+    url: str | None = None, *, settings: ConnectionSettings | None = None, submitter: str | None = None
+) -> AsyncIterator[Bus]:
+    """Connect to a bus.
+
+    `settings` says everything; `url` alone is enough for an open server. Raises BusUnreachable,
+    PermissionDenied or ServerUnfit.
+    """
+    chosen = settings or ConnectionSettings()
+    if url is not None:
+        chosen = msgspec.structs.replace(chosen, url=url)
+    async with connect_to_server(chosen) as connection:
+        yield Bus(connection, Grammar(chosen.root), submitter or chosen.submitter())

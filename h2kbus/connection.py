@@ -1,0 +1,394 @@
+"""The connection to NATS: bounded, self-healing, and the only place that knows the client's errors.
+
+Everything durable goes through `publish` (with the server's acknowledgement) and `api`; everything read
+by name goes through direct gets. No `nats` exception passes this module.
+"""
+
+import asyncio
+import contextlib
+import re
+import ssl
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import msgspec
+import nats
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from h2kbus.errors import (
+    BusError,
+    BusFull,
+    BusTimeout,
+    BusUnreachable,
+    ErrorCode,
+    PermissionDenied,
+    RevisionConflict,
+    ServerUnfit,
+    SettingsError,
+)
+from h2kbus.inbox import Inbox, MessageHandler
+from h2kbus.settings import ConnectionSettings
+
+DEADLINE_SECONDS: Final = 5.0
+"""How long one request to the server may take."""
+RECONNECT_SECONDS: Final = 0.25
+
+# A lost compare-and-set is 10071, or 10164 on replicated streams.
+_CONFLICTS: Final = frozenset({10071, 10164})
+_SUBJECT_TAKEN: Final = 10077
+_FULL: Final = frozenset({10023, 10047, 10077, 10122, 10167})
+_FLOORS: Final = {(2, 12): (2, 12, 0), (2, 13): (2, 14, 3), (2, 14): (2, 14, 0)}
+_OLDEST: Final = (2, 12, 0)
+_DENIED: Final = re.compile(r'permissions violation for (?:publish|subscription) to "([^"]+)"', re.IGNORECASE)
+
+
+class ApiError(msgspec.Struct, frozen=True):
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class PubAck(msgspec.Struct, frozen=True):
+    """JetStream's answer to a publish."""
+
+    seq: int = 0
+    duplicate: bool = False
+    error: ApiError | None = None
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """A message as it lies in a stream. `seq` is its sequence: for a bucket, the key's revision."""
+
+    subject: str
+    seq: int
+    data: bytes
+    time: str
+
+
+_ACK: Final = msgspec.json.Decoder(PubAck)
+
+
+class SubjectTaken(BusError):
+    """A stream that holds one message per subject has one already."""
+
+    code = ErrorCode.DUPLICATE_JOB
+
+
+class Connection:
+    """One connection of one process. Made by `connect`."""
+
+    def __init__(self, client: Client) -> None:
+        self.nats = client
+        self.inbox = Inbox(client)
+        self.on_reconnect: list[Callable[[], None]] = []
+        self.closed = anyio.Event()
+        self._connected = anyio.Event()
+
+    @property
+    def max_payload(self) -> int:
+        return self.nats.max_payload
+
+    @property
+    def is_connected(self) -> bool:
+        return self.nats.is_connected
+
+    async def publish(
+        self,
+        subject: str,
+        payload: bytes,
+        headers: dict[str, str] | None = None,
+        *,
+        timeout: float = DEADLINE_SECONDS,
+    ) -> int:
+        """Store a message and return its sequence in the stream, once the server has acknowledged it.
+
+        Raises RevisionConflict for a lost compare-and-set, SubjectTaken where the stream holds one
+        message per subject, BusFull, PermissionDenied, and BusTimeout when the outcome is unknown.
+        """
+        await self._ready(timeout)
+        with mapped_errors():
+            answer = await self.inbox.ask(subject, payload, headers, timeout=timeout)
+        return _sequence(subject, answer)
+
+    async def publish_together(self, *messages: tuple[str, bytes]) -> list[int | BusError]:
+        """Like `publish` for several messages in one round trip: each one's sequence, or its error."""
+        await self._ready(DEADLINE_SECONDS)
+        with mapped_errors():
+            answers = [await self.inbox.begin(subject, body) for subject, body in messages]
+        outcomes = await asyncio.gather(*answers, return_exceptions=True)
+        return [_outcome(subject, each) for (subject, _), each in zip(messages, outcomes, strict=True)]
+
+    async def publish_unconfirmed(self, subject: str, payload: bytes, reply: str = "") -> None:
+        """Send and forget: hints, pulls and acknowledgements that a redelivery would repeat."""
+        with mapped_errors():
+            await self.nats.publish(subject, payload, reply)
+
+    async def ask(self, subject: str, payload: bytes = b"", *, timeout: float = DEADLINE_SECONDS) -> Msg:
+        """Any request with one answer."""
+        await self._ready(timeout)
+        with mapped_errors():
+            return await self.inbox.ask(subject, payload, timeout=timeout)
+
+    async def api(self, name: str, body: Any = None, *, timeout: float = DEADLINE_SECONDS) -> dict[str, Any]:
+        """Call the JetStream API; its errors become ours. A missing thing is a `KeyError` of its name."""
+        answer = await self.ask(
+            f"$JS.API.{name}", b"" if body is None else msgspec.json.encode(body), timeout=timeout
+        )
+        if not answer.data:
+            raise ServerUnfit("the server runs without JetStream", code=ErrorCode.JETSTREAM_MISSING)
+        reply: dict[str, Any] = msgspec.json.decode(answer.data)
+        if "error" in reply:
+            problem = msgspec.convert(reply["error"], ApiError)
+            if problem.code == 404:
+                raise KeyError(name)
+            raise error_of(problem, name)
+        return reply
+
+    async def get_last(self, stream: str, subject: str) -> Stored | None:
+        """The newest message under a subject, read directly from the stream; None when there is none."""
+        answer = await self.ask(f"$JS.API.DIRECT.GET.{stream}.{subject}")
+        if status_of(answer) == "404":
+            return None
+        return stored(answer)
+
+    async def get_batch(self, stream: str, query: dict[str, Any], *, size: int = 500) -> list[Stored]:
+        """Up to `size` messages by one direct get; see `read` for all of them.
+
+        Raises BusTimeout unless the whole batch arrives in time.
+        """
+        await self._ready(DEADLINE_SECONDS)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        batch: list[Stored] = []
+
+        def collect(message: Msg) -> None:
+            if "Nats-Sequence" in (message.headers or {}):
+                batch.append(stored(message))
+            elif not done.done():
+                done.set_result(None)
+
+        reply, close = self.inbox.open(collect)
+        try:
+            request = msgspec.json.encode({**query, "batch": size})
+            await self.publish_unconfirmed(f"$JS.API.DIRECT.GET.{stream}", request, reply)
+            with anyio.fail_after(DEADLINE_SECONDS):
+                await done
+        except TimeoutError:
+            raise BusTimeout(f"no complete answer from {stream} in {DEADLINE_SECONDS:g} s") from None
+        finally:
+            close()
+        return batch
+
+    async def read(
+        self, stream: str, subject: str, *, after: int = 0, since: str | None = None
+    ) -> AsyncIterator[Stored]:
+        """Every stored message under a subject filter, oldest first, without a consumer.
+
+        `after` skips sequences up to it; `since` (RFC 3339) skips what was stored before.
+        """
+        query: dict[str, Any] = {"next_by_subj": subject}
+        query |= {"start_time": since} if since and not after else {"seq": after + 1}
+        while batch := await self.get_batch(stream, query):
+            for message in batch:
+                yield message
+            query = {"next_by_subj": subject, "seq": batch[-1].seq + 1}
+
+    async def listen(self, subject: str, handler: MessageHandler) -> Subscription:
+        """Subscribe with a plain function; the caller unsubscribes."""
+
+        async def deliver(message: Msg) -> None:
+            handler(message)
+
+        with mapped_errors():
+            return await self.nats.subscribe(subject, cb=deliver)
+
+    async def flush(self) -> None:
+        """Wait until the server has seen everything sent so far."""
+        with mapped_errors():
+            await self.nats.flush(timeout=int(DEADLINE_SECONDS))
+
+    async def _ready(self, timeout: float) -> None:
+        """While disconnected the client buffers what it should refuse: wait for the reconnection here."""
+        if self.nats.is_connected:
+            return
+        with anyio.move_on_after(timeout):
+            while not self.nats.is_connected:
+                await self._connected.wait()
+            return
+        raise BusUnreachable(f"not connected for {timeout:g} s")
+
+    async def _on_disconnect(self) -> None:
+        self._connected = anyio.Event()
+        self.inbox.fail_all("the connection was lost before the answer came")
+
+    async def _on_reconnect(self) -> None:
+        self._connected.set()
+        for call in self.on_reconnect:
+            call()
+
+    async def _on_error(self, error: Exception) -> None:
+        denied = _DENIED.search(str(error))
+        if denied:
+            self.inbox.fail_denied(denied[1], f"this user may not use {denied[1]}")
+
+    async def _on_closed(self) -> None:
+        self.closed.set()
+        self.inbox.fail_all("the connection is closed")
+
+
+@contextlib.asynccontextmanager
+async def connect(settings: ConnectionSettings) -> AsyncIterator[Connection]:
+    """Connect, check the server, and close on the way out.
+
+    Raises BusUnreachable when no server answers within `settings.connect_timeout_seconds`,
+    PermissionDenied for wrong credentials, ServerUnfit for a server that is too old or lacks JetStream.
+    """
+    client = Client()
+    connection = Connection(client)
+    await _open(connection, settings)
+    try:
+        check_server(client)
+        await connection.inbox.start()
+        yield connection
+    finally:
+        with anyio.CancelScope(shield=True), anyio.move_on_after(2):
+            with contextlib.suppress(nats.errors.Error, OSError):
+                await client.flush(timeout=1)
+            await client.close()
+
+
+async def _open(connection: Connection, settings: ConnectionSettings) -> None:
+    last: list[Exception] = []
+
+    async def on_error(error: Exception) -> None:
+        last[:] = [error]
+        await connection._on_error(error)
+
+    try:
+        with anyio.fail_after(settings.connect_timeout_seconds):
+            await connection.nats.connect(
+                servers=settings.servers,
+                error_cb=on_error,
+                disconnected_cb=connection._on_disconnect,
+                reconnected_cb=connection._on_reconnect,
+                closed_cb=connection._on_closed,
+                name=settings.name,
+                # For ever: a bus that comes back must find us. The first connect has the deadline above.
+                max_reconnect_attempts=-1,
+                # The default of two minutes would hide a dead link for four.
+                ping_interval=20,
+                # The grammar has checked every subject already.
+                skip_subject_validation=True,
+                **_credentials(settings),
+            )
+    except (TimeoutError, OSError, nats.errors.Error) as error:
+        with anyio.CancelScope(shield=True), anyio.move_on_after(2):
+            await connection.nats.close()
+        raise _connect_error(settings, last[-1] if last else error) from None
+    connection._connected.set()
+
+
+def _connect_error(settings: ConnectionSettings, error: Exception) -> BusError:
+    words = str(error) or type(error).__name__
+    if "authorization" in words.lower() or "authentication" in words.lower():
+        return PermissionDenied(f"{settings.display_url} refused these credentials")
+    return BusUnreachable(f"no NATS server answers at {settings.display_url} ({words})")
+
+
+def _credentials(settings: ConnectionSettings) -> dict[str, Any]:
+    given = {
+        "user": settings.user,
+        "password": settings.password,
+        "token": settings.token,
+        "user_credentials": settings.creds,
+        "nkeys_seed": settings.nkey,
+        "inbox_prefix": settings.inbox_prefix,
+        "tls": _tls(settings),
+        "reconnect_time_wait": RECONNECT_SECONDS,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _tls(settings: ConnectionSettings) -> ssl.SSLContext | None:
+    wants_tls = any(server.startswith(("tls://", "wss://")) for server in settings.servers)
+    if not (settings.tls_ca or settings.tls_cert or wants_tls):
+        return None
+    try:
+        context = ssl.create_default_context(cafile=settings.tls_ca)
+        if settings.tls_cert:
+            context.load_cert_chain(Path(settings.tls_cert), settings.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise SettingsError(f"the TLS files cannot be used: {error}") from None
+    return context
+
+
+def check_server(client: Client) -> None:
+    """Refuse a server below the floor of our guarantees, or one without JetStream."""
+    version = client.connected_server_version
+    release = (version.major, version.minor, version.patch)
+    if release < _FLOORS.get(release[:2], _OLDEST):
+        raise ServerUnfit(f"nats-server {'.'.join(map(str, release))} is too old")
+    if not client._server_info.get("jetstream"):
+        raise ServerUnfit("the server runs without JetStream", code=ErrorCode.JETSTREAM_MISSING)
+
+
+@contextlib.contextmanager
+def mapped_errors() -> Any:
+    """The one place where the client's errors become ours."""
+    try:
+        yield
+    except nats.errors.MaxPayloadError:
+        raise BusFull("the message is larger than the server accepts") from None
+    except (nats.errors.ConnectionClosedError, nats.errors.OutboundBufferLimitError) as error:
+        raise BusUnreachable(f"the connection is not there: {error}") from None
+    except nats.errors.Error as error:
+        raise BusTimeout(f"the bus did not take the request: {error}") from None
+
+
+def error_of(problem: ApiError, subject: str) -> BusError:
+    """Map JetStream's numeric codes; its words are only for people."""
+    if problem.err_code in _CONFLICTS:
+        return RevisionConflict(f"{subject} was changed by somebody else")
+    if problem.err_code == _SUBJECT_TAKEN:
+        return SubjectTaken(f"{subject} holds a message already")
+    if problem.err_code in _FULL:
+        return BusFull(f"{subject}: {problem.description}")
+    words = f"{subject}: {problem.description} ({problem.err_code or problem.code})"
+    return BusError(words, err_code=problem.err_code)
+
+
+def _sequence(subject: str, answer: Msg) -> int:
+    if not answer.data:
+        raise ServerUnfit(f"no stream takes {subject}", code=ErrorCode.JETSTREAM_MISSING)
+    ack = _ACK.decode(answer.data)
+    if ack.error is not None:
+        raise error_of(ack.error, subject)
+    return ack.seq
+
+
+def _outcome(subject: str, answer: Msg | BaseException) -> int | BusError:
+    try:
+        if isinstance(answer, BaseException):
+            raise answer
+        return _sequence(subject, answer)
+    except BusError as error:
+        return error
+
+
+def status_of(message: Msg) -> str | None:
+    """The status of a JetStream control message, None for an ordinary one."""
+    return (message.headers or {}).get("Status")
+
+
+def stored(message: Msg) -> Stored:
+    headers = message.headers or {}
+    return Stored(
+        headers.get("Nats-Subject", ""),
+        int(headers.get("Nats-Sequence", 0)),
+        message.data,
+        headers.get("Nats-Time-Stamp", ""),
+    )

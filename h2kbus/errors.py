@@ -1,0 +1,154 @@
+"""Every error that h2kbus raises on purpose, as one tree.
+
+    H2KBusError
+    ├── InvalidMessage          a job, command or message does not fit; `path` names the field
+    ├── InvalidSubject          a name cannot stand in a subject
+    ├── IllegalTransition       a move that the state table does not have
+    ├── BusError                the bus itself
+    │   ├── BusUnreachable      no server answers at the address
+    │   ├── BusTimeout          the server did not answer in time
+    │   ├── BusFull             the server has no room left
+    │   ├── PermissionDenied    the server refused a subject
+    │   ├── ServerUnfit         the server is too old or runs without JetStream
+    │   ├── ContractConflict    a stream of ours exists with another shape
+    │   ├── RevisionConflict    a compare-and-set lost its race
+    │   └── EmbeddedServerError the embedded nats-server cannot start
+    ├── SettingsError           a setting is missing or makes no sense
+    ├── JobNotFound             no record under this id
+    ├── DuplicateJob            the id is taken by another job
+    ├── JobFinished             the job has ended, so it cannot be cancelled
+    ├── OperationFailed         an attempt ended without success; carries the code of the result
+    └── AttemptStopped          an attempt was stopped from outside: cancelled, timed out, lease lost
+
+Codes, advice and retryability stand in `subjects.codes`. No error type of the NATS client leaves
+h2kbus: `h2kbus.connection` maps them.
+"""
+
+from typing import Any
+
+from subjects.codes import (
+    CODES,
+    CodeInfo,
+    ErrorCode,
+    H2KBusError,
+    IllegalTransition,
+    InvalidMessage,
+    InvalidSubject,
+)
+
+__all__ = [
+    "CODES",
+    "AttemptStopped",
+    "BusError",
+    "BusFull",
+    "BusTimeout",
+    "BusUnreachable",
+    "CodeInfo",
+    "ContractConflict",
+    "DuplicateJob",
+    "EmbeddedServerError",
+    "ErrorCode",
+    "H2KBusError",
+    "IllegalTransition",
+    "InvalidMessage",
+    "InvalidSubject",
+    "JobFinished",
+    "JobNotFound",
+    "OperationFailed",
+    "PermissionDenied",
+    "RevisionConflict",
+    "ServerUnfit",
+    "SettingsError",
+]
+
+
+class BusError(H2KBusError):
+    """Something about the bus rather than about a job."""
+
+    code = ErrorCode.BUS_TIMEOUT
+
+
+class BusUnreachable(BusError):
+    """No server answered at the address within the deadline."""
+
+    code = ErrorCode.BUS_UNREACHABLE
+
+
+class BusTimeout(BusError):
+    """The server took a request and did not answer it in time."""
+
+    code = ErrorCode.BUS_TIMEOUT
+
+
+class BusFull(BusError):
+    """A stream or the server's disk is full."""
+
+    code = ErrorCode.BUS_FULL
+
+
+class PermissionDenied(BusError):
+    """The server refused a publish or a subscription for this user."""
+
+    code = ErrorCode.PERMISSION_DENIED
+
+
+class ServerUnfit(BusError):
+    """The server is older than our floor, or runs without JetStream."""
+
+    code = ErrorCode.SERVER_TOO_OLD
+
+
+class ContractConflict(BusError):
+    """A stream or bucket of ours exists with a shape that we may not change."""
+
+    code = ErrorCode.CONTRACT_CONFLICT
+
+
+class RevisionConflict(BusError):
+    """Somebody else wrote the record after it was read."""
+
+    code = ErrorCode.REVISION_CONFLICT
+
+
+class EmbeddedServerError(BusError):
+    """The embedded nats-server is missing, or did not start."""
+
+    code = ErrorCode.EMBEDDED_SERVER
+
+
+class SettingsError(H2KBusError):
+    """A setting is missing, contradicts another, or names a file that cannot be read."""
+
+    code = ErrorCode.BAD_SETTINGS
+
+
+class JobNotFound(H2KBusError):
+    """No record exists under this id."""
+
+    code = ErrorCode.JOB_NOT_FOUND
+
+
+class DuplicateJob(H2KBusError):
+    """The id is taken by a job with another specification."""
+
+    code = ErrorCode.DUPLICATE_JOB
+
+
+class JobFinished(H2KBusError):
+    """The job is in a terminal state."""
+
+    code = ErrorCode.JOB_FINISHED
+
+
+class OperationFailed(H2KBusError):
+    """Raised by an operation whose work failed; becomes the job's `result.error`."""
+
+    def __init__(self, code: ErrorCode, message: str, **details: Any) -> None:
+        super().__init__(message, code=code, **details)
+
+
+class AttemptStopped(H2KBusError):
+    """The cause with which an attempt was stopped from outside: CANCELLED, TIMEOUT, LEASE_LOST, DRAINED."""
+
+    def __init__(self, code: ErrorCode, message: str, **details: Any) -> None:
+        super().__init__(message, code=code, **details)

@@ -1,0 +1,102 @@
+"""Requests and their answers over one wildcard subscription.
+
+JetStream answers every durable publish. The NATS client's own request costs about twice the time of
+this, because it makes a future, parses headers and starts a timer task for each; here one
+subscription serves all requests of a connection, so that thousands can be on their way at once.
+"""
+
+import asyncio
+import functools
+import itertools
+from collections.abc import Callable
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from h2kbus.errors import BusError, BusTimeout, PermissionDenied
+
+MessageHandler = Callable[[Msg], None]
+
+
+class Inbox:
+    """Correlates answers with requests by the last token of the reply subject."""
+
+    def __init__(self, nats: Client) -> None:
+        self._nats = nats
+        self._prefix = nats.new_inbox()
+        self._tokens = itertools.count()
+        self._handlers: dict[str, MessageHandler] = {}
+        self._waiting: dict[str, tuple[asyncio.Future[Msg], str]] = {}
+
+    async def start(self) -> None:
+        await self._nats.subscribe(f"{self._prefix}.*", cb=self._on_message)
+
+    async def ask(
+        self, subject: str, payload: bytes, headers: dict[str, str] | None = None, *, timeout: float
+    ) -> Msg:
+        """Publish with a reply subject and wait for the answer, `timeout` seconds at the most.
+
+        Raises BusTimeout when no answer came (the request may have been carried out all the same) and
+        PermissionDenied when the server refused the subject.
+        """
+        return await (await self.begin(subject, payload, headers, timeout=timeout))
+
+    async def begin(
+        self, subject: str, payload: bytes, headers: dict[str, str] | None = None, *, timeout: float = 5.0
+    ) -> "asyncio.Future[Msg]":
+        """Like `ask`, but return the answer's future once the request is on its way."""
+        loop = asyncio.get_running_loop()
+        token = str(next(self._tokens))
+        answer: asyncio.Future[Msg] = loop.create_future()
+        timer = loop.call_later(timeout, self._expire, token)
+        self._waiting[token] = (answer, subject)
+
+        def forget(_: object) -> None:
+            timer.cancel()
+            self._waiting.pop(token, None)
+
+        answer.add_done_callback(forget)
+        try:
+            await self._nats.publish(subject, payload, f"{self._prefix}.{token}", headers)
+        except BaseException:
+            answer.cancel()
+            raise
+        return answer
+
+    def open(self, handler: MessageHandler) -> tuple[str, Callable[[], object]]:
+        """A reply subject for many answers, and the call that closes it."""
+        token = f"m{next(self._tokens)}"
+        self._handlers[token] = handler
+        return f"{self._prefix}.{token}", functools.partial(self._handlers.pop, token, None)
+
+    def fail_all(self, reason: str) -> None:
+        """The connection is gone: whoever waits learns it now, not at the end of the deadline."""
+        for token in list(self._waiting):
+            self._fail(token, BusTimeout(reason))
+
+    def fail_denied(self, subject: str, reason: str) -> None:
+        """The server refused to let us publish on `subject`."""
+        for token, (_, asked) in list(self._waiting.items()):
+            if asked == subject:
+                self._fail(token, PermissionDenied(reason))
+
+    def _expire(self, token: str) -> None:
+        waiting = self._waiting.get(token)
+        if waiting:
+            self._fail(token, BusTimeout(f"the server did not answer on {waiting[1]} in time"))
+
+    def _fail(self, token: str, error: BusError) -> None:
+        waiting = self._waiting.pop(token, None)
+        if waiting and not waiting[0].done():
+            waiting[0].set_exception(error)
+
+    async def _on_message(self, message: Msg) -> None:
+        token = message.subject[len(self._prefix) + 1 :]
+        waiting = self._waiting.pop(token, None)
+        if waiting is not None:
+            if not waiting[0].done():
+                waiting[0].set_result(message)
+            return
+        handler = self._handlers.get(token)
+        if handler is not None:
+            handler(message)

@@ -1,0 +1,34 @@
+"""What scheduler and workers tell the world about a job: progress events, and messages nobody could handle."""
+
+import datetime as dt
+from typing import Final
+
+from h2kbus.connection import Connection
+from h2kbus.pull import Delivery
+from subjects.codec import encode
+from subjects.events import ProgressEvent
+from subjects.record import DeadLetter
+from subjects.topology import Topology
+
+_KEPT_BYTES: Final = 512 * 1024
+
+
+async def publish_event(connection: Connection, topology: Topology, event: ProgressEvent) -> None:
+    """Store one progress event, durably."""
+    await connection.publish(topology.grammar.progress(event.job_id), encode(event))
+
+
+async def bury(
+    connection: Connection, topology: Topology, delivery: Delivery, *, reason: str, message: str, by: str
+) -> None:
+    """Keep a message that nobody could handle in the dead-letter stream. The caller acknowledges it."""
+    letter = DeadLetter(
+        subject=delivery.subject,
+        reason=reason,
+        message=message,
+        at=dt.datetime.now(dt.UTC),
+        by=by,
+        data=delivery.data[:_KEPT_BYTES],
+    )
+    job_id = delivery.subject.rsplit(".", 1)[-1]
+    await connection.publish(topology.grammar.dead(reason, job_id), encode(letter))

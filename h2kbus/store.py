@@ -1,0 +1,80 @@
+"""The jobs bucket: one record per job, written only by compare-and-set."""
+
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from h2kbus.connection import Connection, Stored
+from h2kbus.errors import JobNotFound, RevisionConflict
+from subjects.codec import decode, encode
+from subjects.record import JobRecord
+from subjects.topology import RECORD_TTL_SECONDS, Topology
+
+_EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+_TTL = "Nats-TTL"
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A record and the revision at which it was read or written."""
+
+    record: JobRecord
+    revision: int
+
+
+class JobStore:
+    """Reads and swaps records. Nothing else in h2kbus writes the jobs bucket."""
+
+    def __init__(self, connection: Connection, topology: Topology) -> None:
+        self._connection = connection
+        self._topology = topology
+        self._stream = topology.bucket_stream(topology.jobs_bucket)
+
+    async def create(self, record: JobRecord) -> Entry:
+        """Write the first record of a job; RevisionConflict when there is one already."""
+        return await self._write(record, 0)
+
+    async def swap(self, record: JobRecord, revision: int) -> Entry:
+        """Replace the record that was read at `revision`; RevisionConflict when it has changed since."""
+        return await self._write(record, revision)
+
+    async def find(self, job_id: str) -> Entry | None:
+        """The newest record, or None when there is none."""
+        stored = await self._connection.get_last(self._stream, self._topology.record_subject(job_id))
+        if stored is None or not stored.data:
+            return None
+        return _entry(stored)
+
+    async def get(self, job_id: str) -> Entry:
+        """The newest record; raises JobNotFound when there is none."""
+        entry = await self.find(job_id)
+        if entry is None:
+            raise JobNotFound(f"no job {job_id}")
+        return entry
+
+    async def scan(self, since: str | None = None) -> AsyncIterator[Entry]:
+        """Every record, least recently written first; `since` (RFC 3339) leaves out older ones."""
+        async for stored in self._connection.read(
+            self._stream, self._topology.record_subject("*"), since=since
+        ):
+            if stored.data:
+                yield _entry(stored)
+
+    async def _write(self, record: JobRecord, expected: int) -> Entry:
+        headers = {_EXPECTED: str(expected)}
+        if record.state.terminal:
+            headers[_TTL] = f"{RECORD_TTL_SECONDS}s"
+        revision = await self._connection.publish(
+            self._topology.record_subject(record.job_id), encode(record), headers
+        )
+        return Entry(record, revision)
+
+    async def settle_unknown(self, record: JobRecord) -> Entry:
+        """After a write whose outcome is unknown: the entry if it was ours, RevisionConflict otherwise."""
+        entry = await self.get(record.job_id)
+        if entry.record != record:
+            raise RevisionConflict(f"{record.job_id} was changed by somebody else")
+        return entry
+
+
+def _entry(stored: Stored) -> Entry:
+    return Entry(decode(JobRecord, stored.data), stored.seq)

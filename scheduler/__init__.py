@@ -1,0 +1,1 @@
+"""The scheduler: commands in, lane publications out."""

@@ -1,0 +1,199 @@
+"""One command in, its effects out. Every step may be repeated: a redelivered command finishes what was cut off."""
+
+import contextlib
+import datetime as dt
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+
+from h2kbus.connection import Connection, SubjectTaken
+from h2kbus.errors import BusError, ErrorCode, InvalidMessage, InvalidSubject, JobNotFound, RevisionConflict
+from h2kbus.journal import bury, publish_event
+from h2kbus.pull import Delivery
+from h2kbus.store import Entry, JobStore
+from scheduler.lanes import LaneRegistry
+from subjects.codec import convert, decode, encode
+from subjects.commands import CancelCommand, RetryCommand, Verb
+from subjects.events import milestone
+from subjects.grammar import CommandSubject
+from subjects.lanes import job_needs, lane_name
+from subjects.lifecycle import cancel_requested, cancelled, created, refused, same_job
+from subjects.operations import OperationCatalog
+from subjects.record import JobRecord, LaneMessage
+from subjects.result import JobError
+from subjects.spec import MAX_SPEC_BYTES, JobId, JobSpec
+from subjects.states import State
+from subjects.topology import Topology
+
+UNKNOWN_JOB_TRIES: Final = 10
+"""A cancel may overtake its submit; after this many seconds there is no such job."""
+
+
+class Intake:
+    """Handles commands: decode, validate, compare-and-set, publish, acknowledge."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        topology: Topology,
+        lanes: LaneRegistry,
+        catalog: OperationCatalog,
+        name: str,
+    ) -> None:
+        self._connection = connection
+        self._topology = topology
+        self._store = JobStore(connection, topology)
+        self._lanes = lanes
+        self._catalog = catalog
+        self._name = name
+        self._handlers: dict[Verb, Callable[[CommandSubject, Delivery], Awaitable[None]]] = {
+            Verb.SUBMIT: self._submit,
+            Verb.CANCEL: self._cancel,
+            Verb.RETRY: self._retry,
+        }
+
+    async def handle(self, delivery: Delivery) -> None:
+        """Carry out one command and acknowledge it. Raises BusError when the bus fails in between."""
+        try:
+            command = self._topology.grammar.parse_command(delivery.subject)
+            convert(JobId, command.job_id)
+            await self._handlers[command.verb](command, delivery)
+        except (InvalidSubject, InvalidMessage) as error:
+            await self._bury(delivery, "invalid-command", str(error))
+        else:
+            await delivery.ack_unconfirmed()
+
+    async def _submit(self, command: CommandSubject, delivery: Delivery) -> None:
+        try:
+            spec = read_spec(command.job_id, delivery.data)
+        except InvalidMessage as error:
+            await self._refuse(command, None, error, delivery)
+            return
+        await self._accept(command, spec, delivery)
+
+    async def _retry(self, command: CommandSubject, delivery: Delivery) -> None:
+        new_id = decode(RetryCommand, delivery.data).new_job_id
+        parent = await self._store.find(command.job_id)
+        if parent is None or parent.record.spec is None or not parent.record.state.terminal:
+            raise InvalidMessage(f"job {command.job_id} is not a finished job that can be retried")
+        spec = msgspec.structs.replace(parent.record.spec, job_id=new_id, created_at=dt.datetime.now(dt.UTC))
+        renamed = msgspec.structs.replace(command, job_id=new_id)
+        await self._accept(renamed, spec, delivery, parent=command.job_id)
+
+    async def _accept(
+        self, command: CommandSubject, spec: JobSpec, delivery: Delivery, parent: str | None = None
+    ) -> None:
+        try:
+            needs = job_needs(self._catalog.needs_of(self._catalog.declaration_of(spec)), spec)
+            record = created(
+                spec,
+                job_id=command.job_id,
+                submitter=command.submitter,
+                lane=lane_name(needs),
+                now=dt.datetime.now(dt.UTC),
+                by=self._name,
+                parent=parent,
+            )
+            await self._lanes.ensure(record.pool, record.lane, record.priority)
+        except InvalidMessage as error:
+            await self._refuse(command, spec, error, delivery)
+            return
+        entry = await self._create(record)
+        if entry.record.spec is None or not same_job(entry.record, spec):
+            await self._bury_copy(delivery, "duplicate-id", f"another job has the id {command.job_id}")
+        elif entry.record.state is State.QUEUED:
+            await self._enqueue(entry)
+
+    async def _create(self, record: JobRecord) -> Entry:
+        """Create the record, or read the one that is there already."""
+        try:
+            return await self._store.create(record)
+        except RevisionConflict:
+            return await self._store.get(record.job_id)
+
+    async def _enqueue(self, entry: Entry) -> None:
+        """Tell of the job, then put it in its lane; a lane that has it already is as good."""
+        record = entry.record
+        subject = self._topology.grammar.job(record.pool, record.lane, record.priority, record.job_id)
+        message = encode(LaneMessage(revision=entry.revision, record=record))
+        event = encode(milestone(record, entry.revision))
+        outcomes = await self._connection.publish_together(
+            (self._topology.grammar.progress(record.job_id), event), (subject, message)
+        )
+        for outcome in outcomes:
+            if isinstance(outcome, BusError) and not isinstance(outcome, SubjectTaken):
+                raise outcome
+
+    async def _refuse(
+        self, command: CommandSubject, spec: JobSpec | None, error: InvalidMessage, delivery: Delivery
+    ) -> None:
+        """An invalid job ends FAILED at once, visible to its submitter; its original is kept aside."""
+        problem = JobError(
+            code=ErrorCode.INVALID_SPEC, message=str(error), phase="validate", details={"path": error.path}
+        )
+        record = refused(
+            spec,
+            job_id=command.job_id,
+            submitter=command.submitter,
+            error=problem,
+            now=dt.datetime.now(dt.UTC),
+            by=self._name,
+        )
+        with contextlib.suppress(RevisionConflict):
+            entry = await self._store.create(record)
+            await publish_event(self._connection, self._topology, milestone(record, entry.revision))
+        await self._bury_copy(delivery, "invalid-spec", str(error))
+
+    async def _cancel(self, command: CommandSubject, delivery: Delivery) -> None:
+        reason = decode(CancelCommand, delivery.data).reason if delivery.data else ""
+        entry = await self._store.find(command.job_id)
+        if entry is None:
+            if delivery.times_delivered < UNKNOWN_JOB_TRIES:
+                raise JobNotFound(f"no job {command.job_id}")
+            await self._bury_copy(delivery, "no-such-job", f"no job {command.job_id}")
+            return
+        while not entry.record.state.terminal:
+            try:
+                await self._stop(entry, command.submitter, reason)
+                return
+            except RevisionConflict:
+                entry = await self._store.get(command.job_id)
+
+    async def _stop(self, entry: Entry, submitter: str, reason: str) -> None:
+        """End a job that nobody works on; ask the worker of one that runs."""
+        now = dt.datetime.now(dt.UTC)
+        if entry.record.state.leased:
+            await self._store.swap(cancel_requested(entry.record, now=now), entry.revision)
+            hint = self._topology.grammar.control(entry.record.worker_id or "")
+            await self._connection.publish_unconfirmed(hint, entry.record.job_id.encode())
+            return
+        words = f"cancelled by {submitter}" + (f": {reason}" if reason else "")
+        error = JobError(code=ErrorCode.CANCELLED, message=words)
+        ended = await self._store.swap(cancelled(entry.record, error, now=now, by=self._name), entry.revision)
+        await publish_event(self._connection, self._topology, milestone(ended.record, ended.revision))
+        await self._remove_from_lane(entry.record)
+
+    async def _remove_from_lane(self, record: JobRecord) -> None:
+        subject = self._topology.grammar.job(record.pool, record.lane, record.priority, record.job_id)
+        await self._connection.api(f"STREAM.PURGE.{self._topology.jobs_stream}", {"filter": subject})
+
+    async def _bury(self, delivery: Delivery, reason: str, message: str) -> None:
+        await self._bury_copy(delivery, reason, message)
+        await delivery.ack()
+
+    async def _bury_copy(self, delivery: Delivery, reason: str, message: str) -> None:
+        await bury(self._connection, self._topology, delivery, reason=reason, message=message, by=self._name)
+
+
+def read_spec(job_id: str, data: bytes) -> JobSpec:
+    """The job in a submit command. Its id is the subject's, and a payload may not say another.
+
+    Raises InvalidMessage.
+    """
+    if len(data) > MAX_SPEC_BYTES:
+        raise InvalidMessage(f"the job has {len(data)} bytes; {MAX_SPEC_BYTES} are allowed")
+    spec = decode(JobSpec, data)
+    if spec.job_id not in (None, job_id):
+        raise InvalidMessage(f"the subject says {job_id!r}", "$.job_id")
+    return msgspec.structs.replace(spec, job_id=job_id, created_at=spec.created_at or dt.datetime.now(dt.UTC))

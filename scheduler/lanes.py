@@ -1,0 +1,59 @@
+"""Lanes come into being here: a consumer for each, announced so that workers can pull from it."""
+
+from collections import defaultdict
+from typing import Final
+
+import anyio
+
+from h2kbus.client import read_lanes
+from h2kbus.connection import Connection
+from h2kbus.errors import InvalidMessage
+from h2kbus.provision import ensure_consumer
+from subjects.codec import encode
+from subjects.fleet import LaneAnnouncement
+from subjects.topology import Topology
+
+MAX_LANES: Final = 300
+"""On three replicas each consumer is a Raft group of its own; beyond this a server suffers."""
+
+Lane = tuple[str, str, int]
+
+
+class LaneRegistry:
+    """Which combinations of pool, lane and priority have a consumer. Making one twice changes nothing."""
+
+    def __init__(self, connection: Connection, topology: Topology) -> None:
+        self._connection = connection
+        self._topology = topology
+        self._known: set[Lane] = set()
+        self._locks: defaultdict[Lane, anyio.Lock] = defaultdict(anyio.Lock)
+
+    async def load(self) -> None:
+        """Take over the lanes that exist, and mend a consumer that somebody deleted."""
+        for each in await read_lanes(self._connection, self._topology):
+            await self.ensure(each.pool, each.lane, each.priority)
+
+    async def ensure(self, pool: str, lane: str, priority: int) -> None:
+        """Make the lane's consumer and announce it, unless this process knows that it is there.
+
+        Raises InvalidMessage above the ceiling of lanes.
+        """
+        key = (pool, lane, priority)
+        if key in self._known:
+            return
+        async with self._locks[key]:
+            if key not in self._known:
+                await self._create(pool, lane, priority)
+                self._known.add(key)
+
+    async def _create(self, pool: str, lane: str, priority: int) -> None:
+        if len(self._known) >= MAX_LANES:
+            raise InvalidMessage(f"{MAX_LANES} lanes exist already; use fewer pools or priorities", "$.pool")
+        consumer = self._topology.lane_consumer(pool, lane, priority)
+        await ensure_consumer(self._connection, self._topology.jobs_stream, consumer)
+        announcement = LaneAnnouncement(
+            pool=pool, lane=lane, priority=priority, consumer=consumer.durable_name
+        )
+        await self._connection.publish(
+            self._topology.lane_subject(pool, lane, priority), encode(announcement)
+        )

@@ -1,0 +1,93 @@
+"""The scheduler process: pulls commands and carries them out, many at a time. Any number may run side by side."""
+
+import contextlib
+import functools
+import logging
+from typing import Final
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+from h2kbus.connection import Connection
+from h2kbus.errors import BusError, H2KBusError
+from h2kbus.provision import provision
+from h2kbus.pull import ANSWER_SECONDS, Delivery, PullInbox, PullRequest
+from h2kbus.slots import Slots
+from scheduler.intake import Intake
+from scheduler.lanes import LaneRegistry
+from subjects.operations import OperationCatalog
+from subjects.topology import SECOND, Topology
+
+log = logging.getLogger("h2kbus.scheduler")
+
+CONCURRENCY: Final = 256
+PULL_SECONDS: Final = 20
+RETRY_SECONDS: Final = 1.0
+PAUSE_SECONDS: Final = 0.5
+
+
+class Scheduler:
+    """Serves one fleet until told to drain."""
+
+    def __init__(
+        self, connection: Connection, topology: Topology, catalog: OperationCatalog, name: str
+    ) -> None:
+        self._connection = connection
+        self._topology = topology
+        self._lanes = LaneRegistry(connection, topology)
+        self._intake = Intake(connection, topology, self._lanes, catalog, name)
+        self._slots = Slots(CONCURRENCY)
+        self._drain = anyio.CancelScope()
+
+    async def serve(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Provision the topology, then handle commands until `drain`; what was begun is finished."""
+        await provision(self._connection, self._topology)
+        await self._lanes.load()
+        async with anyio.create_task_group() as group:
+            inbox = PullInbox(
+                self._connection, self._topology.commands_stream, functools.partial(self._begin, group)
+            )
+            await inbox.open()
+            task_status.started()
+            with self._drain:
+                await self._pump(inbox)
+
+    def drain(self) -> None:
+        """Stop taking commands; `serve` returns once those under way are done."""
+        self._drain.cancel()
+
+    async def _pump(self, inbox: PullInbox) -> None:
+        while True:
+            # Waiting for half of them to be free lets one pull bring many commands under load.
+            free = await self._slots.wait_free(CONCURRENCY // 2)
+            request = PullRequest(batch=free, expires=PULL_SECONDS * SECOND)
+            try:
+                pull = await inbox.send(self._topology.scheduler_consumer, request)
+                await pull.wait(PULL_SECONDS + ANSWER_SECONDS)
+                failure = "its consumer is gone" if pull.failed else None
+            except BusError as error:
+                failure = str(error)
+            if failure:
+                log.warning("cannot pull commands: %s", failure)
+                await anyio.sleep(PAUSE_SECONDS)
+
+    def _begin(self, group: TaskGroup, delivery: Delivery) -> None:
+        group.start_soon(self._handle, delivery, self._slots.take())
+
+    async def _handle(self, delivery: Delivery, slot: contextlib.AbstractContextManager[None]) -> None:
+        """The edge: a command that fails comes again, and the reason is logged once for each time."""
+        with slot:
+            try:
+                await self._intake.handle(delivery)
+            except H2KBusError as error:
+                log.warning("%s will be tried again: %s (%s)", delivery.subject, error, error.error_code)
+                await self._again(delivery)
+            except Exception:
+                log.exception("%s met a defect; it will be tried again", delivery.subject)
+                await self._again(delivery)
+
+    async def _again(self, delivery: Delivery) -> None:
+        try:
+            await delivery.nak(RETRY_SECONDS)
+        except BusError as error:
+            log.warning("%s comes again only after its ack_wait: %s", delivery.subject, error)

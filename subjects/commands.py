@@ -1,0 +1,29 @@
+"""What a client asks of the scheduler. The verb and the job's id stand in the subject."""
+
+import enum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from subjects.spec import JobId
+
+
+class Verb(enum.StrEnum):
+    """The payload of `submit` is a JobSpec itself, so that any client can publish a v1 document."""
+
+    SUBMIT = "submit"
+    CANCEL = "cancel"
+    RETRY = "retry"
+
+
+class CancelCommand(msgspec.Struct, frozen=True, kw_only=True):
+    """Stop the job, wherever it is."""
+
+    reason: Annotated[str, Meta(max_length=1024)] = ""
+
+
+class RetryCommand(msgspec.Struct, frozen=True, kw_only=True):
+    """Run a finished job again as a new job that names it as its parent."""
+
+    new_job_id: JobId

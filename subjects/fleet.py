@@ -1,0 +1,48 @@
+"""What workers and lanes say of themselves: heartbeats and lane announcements."""
+
+import datetime as dt
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from subjects.spec import DEFAULT_POOL, JobId, PoolName, Priority
+
+ExecutionMode = Literal["host", "safe_container", "privileged_container"]
+WorkerId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,128}$(?!\n)")]
+
+
+class WorkerCapabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker's heartbeat: what it can do, proven by `evidence`, and what it is doing.
+
+    Gigabytes and terabytes are powers of ten. `capability_level` is a summary for people: 1 userspace
+    only, 2 partition tables readable over NBD, 3 mount and change; routing uses the capability set.
+    """
+
+    worker_id: WorkerId
+    hostname: str
+    last_heartbeat: dt.datetime
+    capabilities: dict[str, bool] = {}
+    evidence: dict[str, str] = {}
+    pool: PoolName = DEFAULT_POOL
+    version: str = ""
+    execution_mode: ExecutionMode = "host"
+    capability_level: Annotated[int, Meta(ge=1, le=3)] = 1
+    max_disk_size_tb: Annotated[float, Meta(ge=0)] = 0.0
+    max_concurrent_jobs: Annotated[int, Meta(ge=1, le=10)] = 1
+    free_slots: Annotated[int, Meta(ge=0, le=10)] = 0
+    running_jobs: tuple[JobId, ...] = ()
+    draining: bool = False
+    memory_gb: Annotated[float, Meta(ge=0)] = 0.0
+    disk_space_gb: Annotated[float, Meta(ge=0)] = 0.0
+    os_info: str = ""
+    kernel_version: str = ""
+
+
+class LaneAnnouncement(msgspec.Struct, frozen=True, kw_only=True):
+    """A combination of pool, lane and priority that has a consumer, so that workers can pull from it."""
+
+    pool: PoolName
+    lane: str
+    priority: Priority
+    consumer: str

@@ -1,0 +1,102 @@
+"""The subject grammar: the only place where subjects are put together and taken apart."""
+
+import re
+from typing import Final
+
+import msgspec
+
+from subjects.codes import InvalidSubject
+from subjects.commands import Verb
+from subjects.lanes import lane_needs
+
+DEFAULT_ROOT: Final = "h2k.v1"
+_ROOT = re.compile(r"([A-Za-z0-9_-]+)((?:\.[A-Za-z0-9_-]+)*)\.v1")
+_UNSAFE = re.compile(r"[.*>\s\x00-\x1f\x7f]")
+_MAX_TOKEN = 128
+_VERBS = {verb.value: verb for verb in Verb}
+_PRIORITIES = {str(number): number for number in range(1, 11)}
+
+
+class CommandSubject(msgspec.Struct, frozen=True):
+    submitter: str
+    verb: Verb
+    job_id: str
+
+
+class JobSubject(msgspec.Struct, frozen=True):
+    pool: str
+    lane: str
+    priority: int
+    job_id: str
+
+
+def token(value: str) -> str:
+    """Return one subject token, or raise InvalidSubject if NATS would read it as something else."""
+    if not value or len(value) > _MAX_TOKEN or _UNSAFE.search(value) or not value.isprintable():
+        raise InvalidSubject(f"{value[:40]!r} cannot stand in a subject: no dots, wildcards or spaces")
+    return value
+
+
+class Grammar(msgspec.Struct, frozen=True):
+    """All subjects under one root. Several fleets can share an account, each under a root of its own."""
+
+    root: str = DEFAULT_ROOT
+
+    def __post_init__(self) -> None:
+        if not _ROOT.fullmatch(self.root):
+            raise InvalidSubject(f"{self.root!r} is not a root: use name.v1, as in {DEFAULT_ROOT}")
+
+    @property
+    def fleet(self) -> str:
+        """The root without its version, as one token: the prefix of stream and bucket names."""
+        return self.root.removesuffix(".v1").replace(".", "_")
+
+    def command(self, submitter: str, verb: Verb, job_id: str) -> str:
+        return f"{self.root}.commands.{token(submitter)}.{verb.value}.{token(job_id)}"
+
+    def commands(self, submitter: str = "*", verb: str = "*", job_id: str = "*") -> str:
+        return f"{self.root}.commands.{submitter}.{verb}.{job_id}"
+
+    def parse_command(self, subject: str) -> CommandSubject:
+        """Read a command's subject; raises InvalidSubject for anything else, unknown verbs included."""
+        submitter, verb, job_id = self._tail(subject, "commands", 3)
+        known = _VERBS.get(verb)
+        if known is None:
+            raise InvalidSubject(f"unknown verb {verb!r}; known: {', '.join(_VERBS)}")
+        return CommandSubject(submitter, known, job_id)
+
+    def job(self, pool: str, lane: str, priority: int, job_id: str) -> str:
+        return f"{self.lane(pool, lane, priority)}.{token(job_id)}"
+
+    def lane(self, pool: str, lane: str, priority: int) -> str:
+        """The subject prefix of one lane at one priority."""
+        if str(priority) not in _PRIORITIES:
+            raise InvalidSubject(f"priority {priority} is not within 1-10")
+        lane_needs(lane)
+        return f"{self.root}.jobs.{token(pool)}.{lane}.{priority}"
+
+    def parse_job(self, subject: str) -> JobSubject:
+        pool, lane, priority, job_id = self._tail(subject, "jobs", 4)
+        lane_needs(lane)
+        if priority not in _PRIORITIES:
+            raise InvalidSubject(f"priority {priority!r} is not within 1-10")
+        return JobSubject(pool, lane, _PRIORITIES[priority], job_id)
+
+    def progress(self, job_id: str) -> str:
+        return f"{self.root}.progress.{token(job_id)}"
+
+    def parse_progress(self, subject: str) -> str:
+        return self._tail(subject, "progress", 1)[0]
+
+    def dead(self, reason: str, job_id: str) -> str:
+        return f"{self.root}.dead.{token(reason)}.{token(job_id)}"
+
+    def control(self, worker_id: str) -> str:
+        return f"{self.root}.control.{token(worker_id)}"
+
+    def _tail(self, subject: str, kind: str, length: int) -> list[str]:
+        prefix = f"{self.root}.{kind}."
+        parts = subject.removeprefix(prefix).split(".")
+        if not subject.startswith(prefix) or len(parts) != length:
+            raise InvalidSubject(f"{subject[:200]!r} is not a {kind} subject under {self.root}")
+        return [token(part) for part in parts]

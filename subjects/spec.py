@@ -1,0 +1,102 @@
+"""The job as its submitter writes it: JobSpec of the Worker Job Protocol v1.
+
+Ranges and defaults come from the protocol; a value outside of them is refused with the field's path.
+`pool` is this bus's own optional addition; a v1 document without it is complete.
+"""
+
+import datetime as dt
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+# `$` alone would let a trailing newline through in Python; the look-ahead means the same in ECMA regexes.
+_END = r"$(?!\n)"
+
+JobId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,128}" + _END, description="1-128 of A-Z a-z 0-9 _ -")]
+OperationName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}" + _END)]
+PoolName = Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,32}" + _END)]
+AbsolutePath = Annotated[str, Meta(pattern=r"^/[^\x00]*" + r"$", max_length=4096)]
+Checksum = Annotated[str, Meta(pattern=r"^(sha256:)?[0-9a-fA-F]{64}" + _END)]
+Version = Annotated[str, Meta(pattern=r"^1(\.[0-9]+)*" + _END, description="major version 1")]
+Text = Annotated[str, Meta(max_length=4096)]
+Gigabytes = Annotated[float, Meta(ge=1)]
+
+ImageFormat = Literal["qcow2", "vmdk", "raw", "vdi", "vhd", "vhdx"]
+Priority = Annotated[int, Meta(ge=1, le=10, description="1 is the most urgent")]
+
+DEFAULT_POOL = "default"
+MAX_SPEC_BYTES = 256 * 1024
+"""A job larger than this is refused: the record that embeds it must fit NATS's 1 MiB payload."""
+
+
+def as_utc(moment: dt.datetime) -> dt.datetime:
+    """Read a naive time as UTC (the protocol's rule); keep an aware one."""
+    return moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
+
+
+class ImageSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """The disk image to work on, by its absolute path on the worker's host."""
+
+    path: AbsolutePath
+    format: ImageFormat | None = None
+    checksum: Checksum | None = None
+    size_bytes: Annotated[int, Meta(ge=0)] | None = None
+
+
+class CapabilityRequirements(msgspec.Struct, frozen=True, kw_only=True):
+    """What the job needs of its worker beyond what its operation needs anyway."""
+
+    needs_nbd: bool = False
+    needs_lvm: bool = False
+    needs_mount: bool = False
+    needs_selinux_tools: bool = False
+    min_memory_gb: Gigabytes | None = None
+    min_disk_space_gb: Gigabytes | None = None
+
+
+class ExecutionPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """How often, how long and how urgently. `timeout_seconds` bounds one attempt."""
+
+    retry_count: Annotated[int, Meta(ge=0, le=5)] = 0
+    timeout_seconds: Annotated[int, Meta(ge=60, le=86400)] = 7200
+    idempotent: bool = True
+    priority: Priority = 5
+
+
+class ArtifactPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """Where results go and which are kept. `output_path` is a directory on the worker's host."""
+
+    output_path: AbsolutePath
+    log_upload: bool = True
+    store_fixed_image: bool = True
+    keep_intermediates: bool = False
+
+
+class Audit(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asked for it and why."""
+
+    requested_by: Annotated[str, Meta(min_length=1, max_length=256)]
+    ticket: Text | None = None
+    tags: dict[str, str] = {}
+
+
+class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One disk job. Unknown fields are ignored, so that newer documents stay readable."""
+
+    operation: OperationName
+    image: ImageSpec
+    artifacts: ArtifactPolicy
+    audit: Audit
+    version: Version = "1.0"
+    job_id: JobId | None = None
+    created_at: dt.datetime | None = None
+    pool: PoolName = DEFAULT_POOL
+    requested_actions: tuple[str, ...] = ()
+    capability_requirements: CapabilityRequirements = CapabilityRequirements()
+    execution_policy: ExecutionPolicy = ExecutionPolicy()
+    parameters: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        if self.created_at is not None and self.created_at.tzinfo is None:
+            msgspec.structs.force_setattr(self, "created_at", as_utc(self.created_at))

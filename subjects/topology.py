@@ -1,0 +1,188 @@
+"""Every stream, bucket and consumer of one fleet, declared once as data.
+
+The structs carry JetStream's own field names, so that they are sent as they are. Durations are in
+nanoseconds, as JetStream wants them.
+"""
+
+from typing import Any, Final, Literal
+
+import msgspec
+
+from subjects.grammar import Grammar
+
+SECOND: Final = 1_000_000_000
+DAY: Final = 86_400 * SECOND
+
+ACK_WAIT_SECONDS: Final = 60.0
+"""JetStream hands a job to another worker after this long without a sign of life from the first."""
+RENEW_SECONDS: Final = ACK_WAIT_SECONDS / 3
+"""A worker shows that it lives this often: two signs may be lost before the job is given away."""
+LEASE_SECONDS: Final = ACK_WAIT_SECONDS - 15.0
+"""Without a renewal confirmed for this long a worker stops by itself, well before anyone may take over."""
+
+HEARTBEAT_SECONDS: Final = 10.0
+WORKER_TTL_SECONDS: Final = 35.0
+"""A worker's entry expires when three heartbeats are missing."""
+RECORD_TTL_SECONDS: Final = 30 * 86_400
+"""Finished jobs stay readable for this long."""
+
+PULL_GROUP: Final = "workers"
+"""The one priority group of every lane's consumer."""
+
+
+class Stream(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A JetStream stream's configuration; fields left at their defaults are the server's to choose."""
+
+    name: str
+    subjects: tuple[str, ...]
+    description: str = ""
+    retention: Literal["limits", "workqueue"] = "limits"
+    discard: Literal["old", "new"] = "old"
+    discard_new_per_subject: bool = False
+    max_msgs_per_subject: int = 0
+    max_age: int = 0
+    allow_direct: bool = False
+    allow_msg_ttl: bool = False
+    allow_rollup_hdrs: bool = False
+    deny_delete: bool = False
+    deny_purge: bool = False
+    duplicate_window: int = 0
+    storage: Literal["file", "memory"] = msgspec.field(default="file")
+    num_replicas: int = 1
+
+    def settings(self) -> dict[str, Any]:
+        """The configuration as JetStream wants it, with what must never be left to a default."""
+        given: dict[str, Any] = msgspec.to_builtins(self)
+        return {"retention": self.retention, "discard": self.discard, "storage": self.storage, **given}
+
+
+class Consumer(msgspec.Struct, frozen=True, kw_only=True):
+    """A durable pull consumer's configuration."""
+
+    durable_name: str
+    filter_subject: str
+    ack_wait: int
+    priority_groups: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    priority_policy: Literal["prioritized"] | msgspec.UnsetType = msgspec.UNSET
+    ack_policy: Literal["explicit"] = "explicit"
+    deliver_policy: Literal["all"] = "all"
+    # Attempts are counted in the job's record, where policy is; the server never gives a message up.
+    max_deliver: int = -1
+    # The server's defaults (1,000 and 512) stop a busy fleet silently.
+    max_ack_pending: int = 20_000
+    max_waiting: int = 20_000
+
+
+class Topology:
+    """The names and configurations that follow from one root."""
+
+    def __init__(self, grammar: Grammar, replicas: int = 1) -> None:
+        self.grammar = grammar
+        self.replicas = replicas
+        upper, lower = grammar.fleet.upper(), grammar.fleet
+        self.commands_stream = f"{upper}_COMMANDS"
+        self.jobs_stream = f"{upper}_JOBS"
+        self.progress_stream = f"{upper}_PROGRESS"
+        self.dead_stream = f"{upper}_DEAD"
+        self.jobs_bucket = f"{lower}_jobs"
+        self.workers_bucket = f"{lower}_workers"
+        self.lanes_bucket = f"{lower}_lanes"
+        self.artifacts_store = f"{lower}_artifacts"
+        self.scheduler_consumer = "scheduler"
+
+    def streams(self) -> tuple[Stream, ...]:
+        """Everything that must exist before the first job, buckets and object store included."""
+        return (
+            self._queue(self.commands_stream, "commands", "What clients ask of the scheduler"),
+            self._queue(self.jobs_stream, "jobs", "Jobs waiting for a worker, by lane and priority"),
+            self._history(
+                self.progress_stream, "progress", "Progress of every job", days=7, per_subject=1000
+            ),
+            self._history(self.dead_stream, "dead", "Messages that nobody could handle", days=30),
+            self._bucket(self.jobs_bucket, "The state of every job", allow_msg_ttl=True, deny_purge=True),
+            self._bucket(self.workers_bucket, "Heartbeats", max_age=int(WORKER_TTL_SECONDS * SECOND)),
+            self._bucket(self.lanes_bucket, "Lanes that have a consumer"),
+            self._artifacts(),
+        )
+
+    def commands_consumer(self) -> Consumer:
+        return Consumer(
+            durable_name=self.scheduler_consumer,
+            filter_subject=self.grammar.commands(),
+            ack_wait=30 * SECOND,
+        )
+
+    def lane_consumer(self, pool: str, lane: str, priority: int) -> Consumer:
+        return Consumer(
+            durable_name=f"{pool}_{lane}_{priority}",
+            filter_subject=f"{self.grammar.lane(pool, lane, priority)}.*",
+            ack_wait=int(ACK_WAIT_SECONDS * SECOND),
+            priority_groups=(PULL_GROUP,),
+            priority_policy="prioritized",
+        )
+
+    def record_subject(self, job_id: str) -> str:
+        return f"$KV.{self.jobs_bucket}.{job_id}"
+
+    def worker_subject(self, worker_id: str) -> str:
+        return f"$KV.{self.workers_bucket}.{worker_id}"
+
+    def lane_subject(self, pool: str, lane: str, priority: int) -> str:
+        """Key-value clients refuse `+` in a key: there a lane's tokens are joined with `_` instead."""
+        return f"$KV.{self.lanes_bucket}.{pool}.{lane.replace('+', '_')}.{priority}"
+
+    def bucket_stream(self, bucket: str) -> str:
+        return f"KV_{bucket}"
+
+    def _queue(self, name: str, kind: str, description: str) -> Stream:
+        """One message per subject, and a second one refused: nothing is queued twice, ever."""
+        return Stream(
+            name=name,
+            subjects=(f"{self.grammar.root}.{kind}.>",),
+            description=description,
+            retention="workqueue",
+            discard="new",
+            discard_new_per_subject=True,
+            max_msgs_per_subject=1,
+            allow_direct=True,
+            num_replicas=self.replicas,
+        )
+
+    def _history(self, name: str, kind: str, description: str, *, days: int, per_subject: int = 0) -> Stream:
+        return Stream(
+            name=name,
+            subjects=(f"{self.grammar.root}.{kind}.>",),
+            description=description,
+            max_age=days * DAY,
+            max_msgs_per_subject=per_subject,
+            allow_direct=True,
+            num_replicas=self.replicas,
+        )
+
+    def _bucket(self, bucket: str, description: str, **changes: Any) -> Stream:
+        """A key-value bucket without rollups: one rollup header could empty it (a client's mistake or worse)."""
+        return Stream(
+            name=self.bucket_stream(bucket),
+            subjects=(f"$KV.{bucket}.>",),
+            description=description,
+            discard="new",
+            max_msgs_per_subject=1,
+            allow_direct=True,
+            deny_delete=True,
+            num_replicas=self.replicas,
+            **changes,
+        )
+
+    def _artifacts(self) -> Stream:
+        store = self.artifacts_store
+        return Stream(
+            name=f"OBJ_{store}",
+            subjects=(f"$O.{store}.C.>", f"$O.{store}.M.>"),
+            description="Logs, reports and evidence",
+            discard="new",
+            max_age=30 * DAY,
+            allow_direct=True,
+            # The object store replaces an object's metadata with a rollup.
+            allow_rollup_hdrs=True,
+            num_replicas=self.replicas,
+        )

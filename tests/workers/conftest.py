@@ -1,0 +1,189 @@
+"""Real disks, and the caller's side of an operation: a job's context with a report that remembers."""
+
+import binascii
+import os
+import struct
+import subprocess
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from subjects.operations import CONVERT, INSPECT, OperationDeclaration, parameters_of, selected_actions
+from subjects.spec import ArtifactPolicy, Audit, ImageSpec, JobSpec
+from workers.context import JobContext, OperationResult
+from workers.joblog import JobLog
+from workers.operations import load_runner
+from workers.outputs import log_path, scratch_directory
+from workers.process import ToolRunner
+
+MIB = 1 << 20
+DISK_BYTES = 48 * MIB
+PARTITION_AT = 1 * MIB
+PARTITION_BYTES = 40 * MIB
+LINUX = uuid.UUID("0fc63daf-8483-4772-8e79-3d69d8477de4").bytes_le
+DECLARATIONS: dict[str, OperationDeclaration] = {"convert": CONVERT, "inspect": INSPECT}
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def qemu_img(*argv: object) -> None:
+    subprocess.run(["qemu-img", *map(str, argv)], check=True, stdout=subprocess.DEVNULL, timeout=60)
+
+
+def convert_to(source: Path, target: Path, driver: str, *options: str) -> Path:
+    qemu_img("convert", "-f", "raw", "-O", driver, *options, source, target)
+    return target
+
+
+def protective_mbr(disk_bytes: int) -> bytes:
+    entry = struct.pack("<B3sB3sII", 0, b"\0\2\0", 0xEE, b"\xff" * 3, 1, disk_bytes // 512 - 1)
+    return bytes(446) + entry + bytes(48) + b"\x55\xaa"
+
+
+def gpt(disk_bytes: int) -> tuple[bytes, bytes]:
+    """A GPT with one Linux partition: the header with its table, and the backup."""
+    last = disk_bytes // 512 - 1
+    first = PARTITION_AT // 512
+    name = "root".encode("utf-16-le").ljust(72, b"\0")
+    entry = struct.pack("<16s16sQQQ", LINUX, b"\1" * 16, first, first + PARTITION_BYTES // 512 - 1, 4) + name
+    table = entry.ljust(128 * 128, b"\0")
+
+    def header(own: int, other: int, table_at: int) -> bytes:
+        fields = (own, other, 34, last - 33, b"\2" * 16, table_at, 128, 128, binascii.crc32(table))
+        blank = struct.pack("<8sIIIIQQQQ16sQIII", b"EFI PART", 0x10000, 92, 0, 0, *fields)
+        return (blank[:16] + struct.pack("<I", binascii.crc32(blank)) + blank[20:]).ljust(512, b"\0")
+
+    return header(1, last, 2) + table, table + header(last, 1, last - 32)
+
+
+@pytest.fixture(scope="session")
+def raw_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A partitioned disk: GPT, one ext4 filesystem with files in it."""
+    place = tmp_path_factory.mktemp("disk")
+    tree = place / "tree"
+    tree.mkdir()
+    (tree / "hello.txt").write_text("hello\n")
+    (tree / "noise.bin").write_bytes(os.urandom(6 * MIB))
+    filesystem, disk = place / "root.ext4", place / "disk.img"
+    filesystem.touch()
+    os.truncate(filesystem, PARTITION_BYTES)
+    subprocess.run(["/usr/sbin/mkfs.ext4", "-q", "-F", "-d", tree, filesystem], check=True, timeout=60)
+    primary, backup = gpt(DISK_BYTES)
+    with disk.open("wb") as file:
+        file.write(protective_mbr(DISK_BYTES) + primary)
+        file.seek(PARTITION_AT)
+        file.write(filesystem.read_bytes())
+        file.seek(DISK_BYTES - len(backup))
+        file.write(backup)
+    return disk
+
+
+@pytest.fixture(scope="session")
+def vmdk(raw_disk: Path) -> Path:
+    return convert_to(raw_disk, raw_disk.with_name("disk.vmdk"), "vmdk")
+
+
+@pytest.fixture(scope="session")
+def stream_vmdk(raw_disk: Path) -> Path:
+    return convert_to(raw_disk, raw_disk.with_name("s.vmdk"), "vmdk", "-o", "subformat=streamOptimized")
+
+
+class RecordingReport:
+    """The caller's side of progress: it remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.phases: list[str] = []
+        self.fractions: list[tuple[str, float]] = []
+        self.on_advance: Callable[[str, float], None] = lambda phase, fraction: None
+
+    def enter(self, phase: str, message: str = "") -> None:
+        self.phases.append(phase)
+
+    def advance(
+        self,
+        fraction: float,
+        message: str = "",
+        *,
+        bytes_done: int | None = None,
+        bytes_total: int | None = None,
+    ) -> None:
+        self.fractions.append((self.phases[-1], fraction))
+        self.on_advance(self.phases[-1], fraction)
+
+
+async def lease_is_held() -> None:
+    """The guard of an attempt whose lease is fine."""
+
+
+class Bench:
+    """Runs operations the way a worker does, into one output directory."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.report = RecordingReport()
+        self.guard: Callable[[], Awaitable[None]] = lease_is_held
+
+    def names(self) -> list[str]:
+        """What is visible or hidden in the output directory, without the log."""
+        return sorted(each.name for each in self.out.iterdir() if each.name != "job-1.log")
+
+    async def run(
+        self, operation: str, image: Path, *, actions: tuple[str, ...] = (), **more: Any
+    ) -> OperationResult:
+        artifacts = more.pop("artifacts", {})
+        parameters = more.pop("parameters", {})
+        spec = JobSpec(
+            operation=operation,
+            image=ImageSpec(path=str(image), **more),
+            artifacts=ArtifactPolicy(output_path=str(self.out), **artifacts),
+            audit=Audit(requested_by="tester"),
+            requested_actions=actions,
+            parameters=parameters,
+        )
+        return await self._attempt(spec, DECLARATIONS[operation])
+
+    async def _attempt(self, spec: JobSpec, declaration: OperationDeclaration) -> OperationResult:
+        async with scratch_directory(self.out, "job-1", 7) as scratch:
+            with JobLog(log_path(self.out, "job-1")) as log:
+                job = JobContext(
+                    job_id="job-1",
+                    attempt=1,
+                    token=7,
+                    spec=spec,
+                    parameters=parameters_of(declaration, spec.parameters),
+                    actions=selected_actions(declaration, spec.requested_actions),
+                    scratch=scratch,
+                    log=log,
+                    tools=ToolRunner(log, scratch),
+                    report=self.report,
+                    guard=self.guard,
+                )
+                return await load_runner(declaration)().run(job)
+
+    def read_report(self) -> dict[str, Any]:
+        return msgspec.json.decode((self.out / "job-1.report.json").read_bytes(), type=dict[str, Any])
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path / "out")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A filesystem of 4 MiB. Mounting it takes root, as in the container that runs these tests."""
+    place = tmp_path / "small"
+    place.mkdir()
+    argv = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=10)
+    if done.returncode != 0:
+        pytest.fail(f"this test mounts a small filesystem, which takes root: {done.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True, timeout=10)

@@ -1,0 +1,154 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from h2kbus.errors import ErrorCode, OperationFailed
+from workers.joblog import JobLog
+from workers.process import ToolLimits, ToolRunner
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Iterator[ToolRunner]:
+    with JobLog(tmp_path / "job.log") as log:
+        yield ToolRunner(log, tmp_path, grace_seconds=0.3)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+async def gone(pid: int) -> bool:
+    with anyio.move_on_after(5):
+        while alive(pid):
+            await anyio.sleep(0.01)
+    return not alive(pid)
+
+
+async def test_lines_end_at_carriage_returns_too(tools: ToolRunner) -> None:
+    lines: list[str] = []
+    await tools.run(["printf", r"(1/100%%)\r(2/100%%)\rdone\n"], on_output=lines.append)
+    assert lines == ["(1/100%)", "(2/100%)", "done"]
+
+
+async def test_output_is_kept_in_the_log(tools: ToolRunner) -> None:
+    await tools.run(["sh", "-c", "echo out; echo err >&2"])
+    text = tools.log.path.read_text()
+    assert "out" in text
+    assert "err" in text
+
+
+async def test_endless_output_does_not_fill_memory(tools: ToolRunner) -> None:
+    output = await tools.run(["sh", "-c", "yes | head -c 3000000"], capture_limit=1000)
+    assert output.truncated
+    assert len(output.stdout) == 1000
+
+
+async def test_failure_carries_the_tools_last_words(tools: ToolRunner) -> None:
+    with pytest.raises(OperationFailed, match="sh failed with status 3: it is broken") as caught:
+        await tools.run(["sh", "-c", "echo first >&2; echo it is broken >&2; exit 3"])
+    assert caught.value.error_code is ErrorCode.TOOL_FAILED
+
+
+async def test_full_disk_is_told_apart(tools: ToolRunner) -> None:
+    with pytest.raises(OperationFailed) as caught:
+        await tools.run(["sh", "-c", "echo 'write: No space left on device' >&2; exit 1"])
+    assert caught.value.error_code is ErrorCode.NO_SPACE
+
+
+async def test_missing_tool_is_named(tools: ToolRunner) -> None:
+    with pytest.raises(OperationFailed, match="no-such-tool") as caught:
+        await tools.run(["no-such-tool"])
+    assert caught.value.error_code is ErrorCode.TOOL_MISSING
+
+
+async def test_killing_signal_is_named(tools: ToolRunner) -> None:
+    with pytest.raises(OperationFailed, match="SIGSEGV"):
+        await tools.run(["sh", "-c", "kill -SEGV $$"])
+
+
+async def test_time_out_ends_the_tool(tools: ToolRunner) -> None:
+    with pytest.raises(OperationFailed, match="did not finish"):
+        await tools.run(["sleep", "60"], timeout=0.1)
+
+
+async def test_address_space_limit_holds(tools: ToolRunner) -> None:
+    limits = ToolLimits(address_space_bytes=64 << 20)
+    with pytest.raises(OperationFailed):
+        await tools.run([sys.executable, "-c", "bytearray(1 << 28)"], limits=limits)
+
+
+async def test_environment_is_not_handed_down(tools: ToolRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "value")
+    output = await tools.run(["env"])
+    assert b"SECRET" not in output.stdout
+
+
+async def test_cancelling_kills_the_whole_group_even_if_it_ignores_sigterm(
+    tools: ToolRunner, tmp_path: Path
+) -> None:
+    pids: list[int] = []
+    with anyio.CancelScope() as scope:
+
+        def note(line: str) -> None:
+            pids.extend(map(int, line.split()))
+            scope.cancel()
+
+        script = "trap '' TERM; sleep 60 & echo $$ $!; while :; do sleep 60; done"
+        await tools.run(["sh", "-c", script], on_output=note)
+    assert scope.cancelled_caught
+    assert len(pids) == 2
+    assert [await gone(pid) for pid in pids] == [True, True]
+
+
+async def test_forgotten_child_does_not_outlive_its_tool(tools: ToolRunner) -> None:
+    output = await tools.run(["sh", "-c", "sleep 60 & echo $!"])
+    assert await gone(int(output.stdout))
+
+
+async def test_tool_dies_with_a_killed_worker(tmp_path: Path) -> None:
+    script = (
+        "import anyio, sys\n"
+        "from pathlib import Path\n"
+        "from workers.joblog import JobLog\n"
+        "from workers.process import ToolRunner\n"
+        "place = Path(sys.argv[1])\n"
+        "tools = ToolRunner(JobLog(place / 'log'), place)\n"
+        "anyio.run(tools.run, ['sh', '-c', 'echo $$ > pid; exec sleep 60'])\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    worker = subprocess.Popen([sys.executable, "-c", script, tmp_path], env=environment)
+    pid_file = tmp_path / "pid"
+    deadline = time.monotonic() + 20
+    while not (pid_file.exists() and pid_file.read_text()) and time.monotonic() < deadline:
+        await anyio.sleep(0.02)
+    tool = int(pid_file.read_text())
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.wait()
+    assert await gone(tool)
+
+
+async def test_log_stops_at_its_limit_and_says_so(tmp_path: Path) -> None:
+    with JobLog(tmp_path / "log", limit_bytes=1000) as log:
+        for _ in range(100):
+            log.line("x" * 50)
+    lines = log.path.read_text().splitlines()
+    assert "truncated" in lines[-1]
+    assert len(lines) < 20
+
+
+async def test_log_shows_control_characters_as_escapes(tmp_path: Path) -> None:
+    with JobLog(tmp_path / "log") as log:
+        log.line("\x1b[2Jgone")
+    assert r"\x1b[2Jgone" in log.path.read_text()

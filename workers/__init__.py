@@ -1,0 +1,1 @@
+"""The worker: pull, claim, execute, report."""

@@ -1,0 +1,51 @@
+"""Copies of logs in the fleet's object store, so that they outlive the host that wrote them."""
+
+import io
+import logging
+from pathlib import Path
+from typing import Final
+
+import anyio
+import msgspec
+import nats.errors
+from nats.js.errors import Error as JetStreamError
+
+from h2kbus.connection import Connection
+from h2kbus.errors import BusError
+from subjects.topology import Topology
+from workers.execute import Outcome
+from workers.lease import HeldLease
+
+log = logging.getLogger("h2kbus.worker")
+
+UPLOAD_SECONDS: Final = 30.0
+UPLOAD_BYTES: Final = 4 * 1024 * 1024
+"""The end of a longer log is what is kept: errors stand there."""
+
+
+async def upload_log(
+    connection: Connection, topology: Topology, lease: HeldLease, outcome: Outcome
+) -> Outcome:
+    """Store the attempt's log if the job asks for it; a log that cannot be stored is a warning, not a failure."""
+    spec = lease.entry.record.spec
+    if spec is None or not spec.artifacts.log_upload or outcome.log_file is None:
+        return outcome
+    name = f"{lease.job_id}/{lease.entry.record.attempt}/log"
+    try:
+        with anyio.fail_after(UPLOAD_SECONDS):
+            data = await anyio.to_thread.run_sync(_tail, outcome.log_file)
+            store = await connection.nats.jetstream().object_store(topology.artifacts_store)
+            await store.put(name, io.BytesIO(data))
+    except (TimeoutError, OSError, BusError, nats.errors.Error, JetStreamError) as error:
+        log.warning("job %s: its log was not uploaded: %s", lease.job_id, error)
+        return msgspec.structs.replace(
+            outcome, warnings=(*outcome.warnings, f"the log was not uploaded: {error}")
+        )
+    return outcome
+
+
+def _tail(path: Path) -> bytes:
+    with path.open("rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(max(size - UPLOAD_BYTES, 0))
+        return file.read(UPLOAD_BYTES)

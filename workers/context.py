@@ -1,0 +1,79 @@
+"""The narrow view of a job that an operation gets: what to do, where to work, how to report."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from subjects.result import Outputs
+from subjects.spec import JobSpec
+from workers.joblog import JobLog
+from workers.process import ToolRunner
+
+
+class Report(Protocol):
+    """Where an operation says how far it is. Both calls return at once; sending is throttled elsewhere."""
+
+    def enter(self, phase: str, message: str = "") -> None:
+        """Begin one of the declared phases."""
+
+    def advance(
+        self,
+        fraction: float,
+        message: str = "",
+        *,
+        bytes_done: int | None = None,
+        bytes_total: int | None = None,
+    ) -> None:
+        """Say how much of the current phase is done, 0.0 to 1.0."""
+
+
+class JobContext(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt of one job.
+
+    `scratch` is a private directory on the same filesystem as the outputs; everything in it goes away
+    with the attempt. `guard` returns while the lease is held and raises AttemptStopped once it is not:
+    await it right before making anything visible; `workers.outputs.publish` does.
+    """
+
+    job_id: str
+    attempt: int
+    token: int
+    spec: JobSpec
+    parameters: Any
+    actions: tuple[str, ...]
+    scratch: Path
+    log: JobLog
+    tools: ToolRunner
+    report: Report
+    guard: Callable[[], Awaitable[None]]
+
+    @property
+    def output_path(self) -> Path:
+        return Path(self.spec.artifacts.output_path)
+
+    def wants(self, action: str) -> bool:
+        """Whether the job asks for this action: all of them, unless it names some."""
+        return action in self.actions
+
+
+class OperationResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What a successful operation leaves. `summary` is the report's essence, small enough for a record."""
+
+    outputs: Outputs = Outputs()
+    disk_read_bytes: int = 0
+    disk_write_bytes: int = 0
+    warnings: tuple[str, ...] = ()
+    summary: dict[str, Any] = {}
+
+
+class Operation(Protocol):
+    """One class per operation. An instance serves one attempt.
+
+    `run` returns only when the work is done and proven; it raises OperationFailed with a code
+    otherwise. It may be cancelled at any await and must leave nothing outside `scratch` then. Publishing
+    is its last await: what is visible belongs to a result that is returned.
+    """
+
+    async def run(self, job: JobContext) -> OperationResult: ...

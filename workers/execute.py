@@ -1,0 +1,134 @@
+"""Run one attempt of one job and say what it came to. Reporting it is `complete`'s business."""
+
+import contextlib
+import logging
+import time
+import traceback
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import msgspec
+
+from h2kbus.errors import AttemptStopped, ErrorCode, H2KBusError, InvalidMessage
+from subjects.operations import OperationCatalog, OperationDeclaration, parameters_of, selected_actions
+from subjects.record import JobRecord
+from subjects.result import JobError, Metrics
+from workers.context import JobContext, OperationResult
+from workers.joblog import JobLog
+from workers.lease import HeldLease
+from workers.operations import load_runner
+from workers.outputs import log_path, scratch_directory
+from workers.process import ToolRunner
+from workers.progress import ProgressReport
+
+log = logging.getLogger("h2kbus.worker")
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What an attempt came to: a result, an error, or the cause of its being stopped."""
+
+    result: OperationResult | None = None
+    error: JobError | None = None
+    stopped: bool = False
+    metrics: Metrics = Metrics()
+    log_file: Path | None = None
+    warnings: tuple[str, ...] = ()
+
+
+async def execute(lease: HeldLease, catalog: OperationCatalog) -> Outcome:
+    """Run the attempt under its lease and its time-out. Returns whatever happened; raises nothing of its own."""
+    began = time.monotonic()
+    record = lease.entry.record
+    result, error = None, None
+    with lease.scope:
+        try:
+            result = await _within_time(lease, record, catalog)
+        except AttemptStopped as stop:
+            error = job_error(stop, lease)
+        except H2KBusError as failure:
+            error = job_error(failure, lease)
+        except Exception as defect:
+            log.exception("job %s met a defect", record.job_id)
+            error = _defect(defect, lease)
+    if lease.cause is not None and result is None:
+        error = job_error(lease.cause, lease)
+    return Outcome(
+        result=result,
+        error=error,
+        stopped=lease.cause is not None,
+        metrics=_metrics(lease, result, time.monotonic() - began),
+        log_file=lease.log_file,
+    )
+
+
+async def _within_time(lease: HeldLease, record: JobRecord, catalog: OperationCatalog) -> OperationResult:
+    """The attempt under its time-out, counted on this host's monotonic clock."""
+    if record.spec is None:
+        raise InvalidMessage("the job has no specification", "$.spec")
+    seconds = record.spec.execution_policy.timeout_seconds
+    declaration = catalog.declaration_of(record.spec)
+    try:
+        with anyio.fail_after(seconds):
+            async with _workplace(lease, record, declaration) as context:
+                return await load_runner(declaration)().run(context)
+    except TimeoutError:
+        raise AttemptStopped(ErrorCode.TIMEOUT, f"the attempt took longer than {seconds} s") from None
+
+
+@contextlib.asynccontextmanager
+async def _workplace(
+    lease: HeldLease, record: JobRecord, declaration: OperationDeclaration
+) -> AsyncIterator[JobContext]:
+    """Scratch space, log and tools of one attempt; the scratch space goes away, the log stays."""
+    spec, held = record.spec, record.lease
+    assert spec is not None and held is not None
+    report = lease.report = ProgressReport(declaration)
+    output_path = Path(spec.artifacts.output_path)
+    async with scratch_directory(output_path, record.job_id, held.token) as scratch:
+        with JobLog(log_path(output_path, record.job_id)) as job_log:
+            lease.log_file = job_log.path
+            job_log.line(f"attempt {record.attempt} of {spec.operation} on {record.worker_id}")
+            try:
+                yield JobContext(
+                    job_id=record.job_id,
+                    attempt=record.attempt,
+                    token=held.token,
+                    spec=spec,
+                    parameters=parameters_of(declaration, spec.parameters),
+                    actions=selected_actions(declaration, spec.requested_actions),
+                    scratch=scratch,
+                    log=job_log,
+                    tools=ToolRunner(job_log, scratch),
+                    report=report,
+                    guard=lease.guard,
+                )
+            finally:
+                report.finish()
+
+
+def job_error(error: H2KBusError, lease: HeldLease) -> JobError:
+    """An expected failure, as it stands in the job's result."""
+    return JobError(code=error.error_code, message=str(error), phase=_phase(lease), details=error.details)
+
+
+def _defect(error: Exception, lease: HeldLease) -> JobError:
+    return JobError(
+        code=ErrorCode.INTERNAL,
+        message=f"{type(error).__name__}: {error}",
+        phase=_phase(lease),
+        stack_trace="".join(traceback.format_exception(error))[-8192:],
+    )
+
+
+def _phase(lease: HeldLease) -> str | None:
+    return lease.report.latest.phase if lease.report and lease.report.latest else None
+
+
+def _metrics(lease: HeldLease, result: OperationResult | None, seconds: float) -> Metrics:
+    return Metrics(
+        execution_seconds=round(seconds, 4),
+        phase_seconds=lease.report.phase_seconds if lease.report else {},
+        disk_read_bytes=result.disk_read_bytes if result else 0,
+        disk_write_bytes=result.disk_write_bytes if result else 0,
+    )

@@ -1,0 +1,69 @@
+"""Disk image formats: what each is called, and how to recognise one without trusting a tool."""
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from subjects.spec import ImageFormat
+from workers.formats import qcow2, vdi, vhd, vhdx, vmdk
+from workers.formats.header import Finding, Header, ImageBytes
+
+__all__ = ["FORMATS", "Finding", "Format", "Header", "ImageBytes", "foreign_format", "read_header"]
+
+
+class Format(msgspec.Struct, frozen=True, kw_only=True):
+    """A format by its names: qemu's, and its files' suffix. `checked` says that qemu-img can check it."""
+
+    qemu: str
+    suffix: str
+    checked: bool = True
+
+
+FORMATS: Mapping[ImageFormat, Format] = {
+    "raw": Format(qemu="raw", suffix=".raw", checked=False),
+    "qcow2": Format(qemu="qcow2", suffix=".qcow2"),
+    "vmdk": Format(qemu="vmdk", suffix=".vmdk"),
+    "vdi": Format(qemu="vdi", suffix=".vdi"),
+    "vhd": Format(qemu="vpc", suffix=".vhd", checked=False),
+    "vhdx": Format(qemu="vhdx", suffix=".vhdx"),
+}
+
+_READERS: tuple[Callable[[ImageBytes], Header | None], ...] = (
+    qcow2.read,
+    vmdk.read,
+    vhdx.read,
+    vdi.read,
+    vhd.read,
+)
+
+_FOREIGN: Mapping[bytes, str] = {
+    b"QED\0": "a QED image",
+    b"WithoutFreeSpace": "a Parallels image",
+    b"WithouFreSpacExt": "a Parallels image",
+    b"EVF\x09\x0d\x0a\xff\x00": "an Expert Witness (E01) image",
+    b"EVF2\x0d\x0a\x81\x00": "an Expert Witness (Ex01) image",
+    b"AFF10\x0d\x0a\x00": "an AFF image",
+    b"Bochs Virtual HD Image": "a Bochs image",
+    b"\x1f\x8b\x08": "compressed by gzip",
+    b"\xfd7zXZ\0": "compressed by xz",
+    b"BZh": "compressed by bzip2",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd",
+    b"PK\x03\x04": "a zip archive",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"LUKS\xba\xbe": "encrypted by LUKS",
+}
+
+
+def read_header(image: ImageBytes) -> Header | None:
+    """Recognise an image by its header; None if it can only be raw."""
+    return next((header for each in _READERS if (header := each(image))), None)
+
+
+def foreign_format(image: ImageBytes) -> str | None:
+    """Say what a file is that no operation can read and that is surely not a raw disk."""
+    head = image.at(0, 512)
+    if head[257:262] == b"ustar":
+        return "a tar archive (unpack an OVA first)"
+    if image.at(image.size - 512, 4) == b"koly":
+        return "an Apple disk image (dmg)"
+    return next((words for magic, words in _FOREIGN.items() if head.startswith(magic)), None)

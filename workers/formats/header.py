@@ -1,0 +1,63 @@
+"""What an image's own header says, in the terms that all formats share."""
+
+import os
+from typing import Any
+
+import msgspec
+
+from subjects.codes import ErrorCode
+from subjects.spec import ImageFormat
+
+SECTOR = 512
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Why an image must not be given to a tool, or cannot be whole."""
+
+    code: ErrorCode
+    reason: str
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """The facts of an image's header, read without any tool.
+
+    `virtual_size` is in bytes, None if only a tool can tell. `backing` is the name of the file that
+    the image builds on. `extents` are the names of further files that hold its content.
+    """
+
+    format: ImageFormat
+    variant: str | None = None
+    virtual_size: int | None = None
+    backing: str | None = None
+    extents: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    warnings: tuple[str, ...] = ()
+    facts: dict[str, Any] = {}
+
+
+class ImageBytes:
+    """Reads ranges of an open file; what lies beyond its end is simply missing from the answer."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.size = os.fstat(descriptor).st_size
+
+    def at(self, offset: int, length: int) -> bytes:
+        if not 0 <= offset < self.size:
+            return b""
+        return os.pread(self._descriptor, min(length, self.size - offset), offset)
+
+
+def unsafe(reason: str) -> Finding:
+    """The finding for an image that no tool may open."""
+    return Finding(ErrorCode.IMAGE_UNSAFE, reason)
+
+
+def corrupt(reason: str) -> Finding:
+    """The finding for an image that is damaged."""
+    return Finding(ErrorCode.IMAGE_CORRUPT, reason)
+
+
+def cut_short(needed: int, size: int) -> Finding:
+    """The finding for an image whose header points beyond the end of the file."""
+    return corrupt(f"the image is cut short: it refers to byte {needed} of a file of {size} bytes")

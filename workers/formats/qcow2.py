@@ -1,0 +1,93 @@
+"""The header of a qcow2 image (QEMU's docs/interop/qcow2.txt)."""
+
+import struct
+
+from workers.formats.header import Finding, Header, ImageBytes, corrupt, cut_short, unsafe
+
+_MAGIC = b"QFI\xfb"
+_FIELDS = struct.Struct(">QIIQIIQQIIQ")
+_CORRUPT, _EXTERNAL_DATA = 1 << 1, 1 << 2
+_DATA_FILE_EXTENSION = 0x44415441
+_MAX_EXTENSIONS = 64
+_MIN_HEAD = {2: 72, 3: 104}
+_WITH_FEATURES = {3}
+_CLUSTER_BITS = range(9, 22)
+_ENCRYPTION = {1: "AES", 2: "LUKS"}
+
+
+def read(image: ImageBytes) -> Header | None:
+    """Read the header; None if this is no qcow2 image."""
+    head = image.at(0, 4096)
+    if not head.startswith(_MAGIC):
+        return None
+    version = int.from_bytes(head[4:8], "big")
+    if version not in _MIN_HEAD:
+        return Header(format="qcow2", findings=(unsafe(f"qcow version {version} is not supported"),))
+    if len(head) < _MIN_HEAD[version]:
+        return Header(format="qcow2", findings=(cut_short(_MIN_HEAD[version], image.size),))
+    return _header(image, head, version)
+
+
+def _header(image: ImageBytes, head: bytes, version: int) -> Header:
+    backing_at, backing_length, cluster_bits, size, crypt, l1_size, l1_at, _, _, snapshots, _ = (
+        _FIELDS.unpack_from(head, 8)
+    )
+    features = int.from_bytes(head[72:80], "big") if version in _WITH_FEATURES else 0
+    name = image.at(backing_at, min(backing_length, 1023)).decode("utf-8", "replace")
+    backing = name if backing_at else None
+    warnings = [f"{snapshots} internal snapshots are not carried over"] if snapshots else []
+    return Header(
+        format="qcow2",
+        variant=f"version {version}",
+        virtual_size=size,
+        backing=backing,
+        findings=(
+            *_unsafe(backing_at, backing, crypt, features, head),
+            *_corrupt(features, cluster_bits, l1_at + 8 * l1_size, image.size),
+        ),
+        warnings=tuple(warnings),
+        facts={
+            "cluster_size": 1 << cluster_bits if cluster_bits in _CLUSTER_BITS else None,
+            "snapshots": snapshots,
+        },
+    )
+
+
+def _unsafe(backing_at: int, backing: str | None, crypt: int, features: int, head: bytes) -> list[Finding]:
+    found = []
+    if backing_at:
+        found.append(unsafe(f"it builds on a backing file: {backing!r}"))
+    if features & _EXTERNAL_DATA or _DATA_FILE_EXTENSION in _extensions(head):
+        found.append(unsafe("its data is in an external data file"))
+    if crypt:
+        found.append(unsafe(f"it is encrypted ({_ENCRYPTION.get(crypt, 'unknown method')})"))
+    return found
+
+
+def _corrupt(features: int, cluster_bits: int, tables_end: int, size: int) -> list[Finding]:
+    found = []
+    if features & _CORRUPT:
+        found.append(corrupt("it is marked as corrupt"))
+    if cluster_bits not in _CLUSTER_BITS:
+        found.append(corrupt(f"its cluster size of 2^{cluster_bits} bytes is impossible"))
+    if tables_end > size:
+        found.append(cut_short(tables_end, size))
+    return found
+
+
+def _extensions(head: bytes) -> set[int]:
+    """The types of the header extensions that fit into the first 4 KiB."""
+    at = _extensions_at(head)
+    kinds: set[int] = set()
+    while at + 8 <= len(head) and len(kinds) < _MAX_EXTENSIONS:
+        kind, length = struct.unpack_from(">II", head, at)
+        if kind == 0:
+            break
+        kinds.add(kind)
+        at += 8 + (length + 7) // 8 * 8
+    return kinds
+
+
+def _extensions_at(head: bytes) -> int:
+    version = int.from_bytes(head[4:8], "big")
+    return int.from_bytes(head[100:104], "big") if version in _WITH_FEATURES else _MIN_HEAD[version]

@@ -1,0 +1,75 @@
+"""The log of a job: what its attempts did and what their tools said."""
+
+import datetime as dt
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from workers.outputs import output_errors
+
+MAX_LOG_BYTES = 16 * 1024 * 1024
+"""A job's log stops growing here; its last line then says so."""
+
+MAX_LINE_CHARS = 4096
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_FULL = "log truncated: it reached its limit of {limit} bytes"
+
+
+class JobLog:
+    """Appends lines to one file, each with its time (RFC 3339, UTC), up to a limit of bytes.
+
+    A line is one small write into the page cache, so writing from the event loop does not hold it up.
+    Raises OUTPUT_UNWRITABLE or NO_SPACE if the file cannot be opened. A later write that fails
+    (a full disk) is remembered in `lost` instead of being raised: losing a log line is no reason to
+    lose the job.
+    """
+
+    def __init__(self, path: Path, limit_bytes: int = MAX_LOG_BYTES) -> None:
+        self.path = path
+        self.lost: OSError | None = None
+        self._limit = limit_bytes
+        with output_errors(path):
+            self._descriptor = os.open(path, _FLAGS, 0o640)
+        self._size = os.fstat(self._descriptor).st_size
+        self._open = True
+
+    def line(self, text: str) -> None:
+        """Write one line, or one per line of `text`; control characters are shown as escapes."""
+        for each in text.splitlines() or [""]:
+            self._write(_stamped(each))
+
+    def close(self) -> None:
+        """Close the file; more lines are dropped without an error. Safe to call twice."""
+        if self._open:
+            self._open = False
+            os.close(self._descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _write(self, data: bytes) -> None:
+        if not self._open or self._size >= self._limit:
+            return
+        if self._size + len(data) >= self._limit:
+            data = _stamped(_FULL.format(limit=self._limit))
+            self._size = self._limit
+        try:
+            self._size += os.write(self._descriptor, data)
+        except OSError as error:
+            self.lost = error
+
+
+def printable(text: str) -> str:
+    """The text with control characters escaped, so that a tool's output cannot drive a terminal."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def _stamped(text: str) -> bytes:
+    moment = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return f"{moment} {printable(text[:MAX_LINE_CHARS])}\n".encode("utf-8", "backslashreplace")

@@ -1,0 +1,72 @@
+"""Which lanes this worker serves: those in its pool whose needs it meets, most urgent first."""
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+import anyio
+from nats.aio.msg import Msg
+
+from h2kbus.client import read_lanes
+from h2kbus.connection import Connection
+from h2kbus.errors import BusError
+from subjects.fleet import LaneAnnouncement
+from subjects.lanes import lane_needs
+from subjects.topology import Topology
+
+log = logging.getLogger("h2kbus.worker")
+
+REFRESH_SECONDS: Final = 15.0
+"""Announcements are heard at once; the bucket is read this often, in case one was missed."""
+
+
+class LaneWatch:
+    """Keeps the list of lanes; `on_change` is called when it has changed."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        topology: Topology,
+        pool: str,
+        capabilities: frozenset[str],
+        on_change: Callable[[], None],
+    ) -> None:
+        self._connection = connection
+        self._topology = topology
+        self._pool = pool
+        self._capabilities = capabilities
+        self._on_change = on_change
+        self._heard = anyio.Event()
+        self.lanes: tuple[LaneAnnouncement, ...] = ()
+
+    async def run(self) -> None:
+        """Follow the announcements until cancelled."""
+        subscription = await self._connection.listen(
+            f"$KV.{self._topology.lanes_bucket}.>", self._on_announcement
+        )
+        try:
+            while True:
+                self._heard = anyio.Event()
+                await self._refresh()
+                with anyio.move_on_after(REFRESH_SECONDS):
+                    await self._heard.wait()
+        finally:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(2):
+                await subscription.unsubscribe()
+
+    async def _refresh(self) -> None:
+        try:
+            announced = await read_lanes(self._connection, self._topology)
+        except BusError as error:
+            log.warning("cannot read the lanes: %s", error)
+            return
+        lanes = tuple(lane for lane in announced if self._serves(lane))
+        if lanes != self.lanes:
+            self.lanes = lanes
+            self._on_change()
+
+    def _serves(self, lane: LaneAnnouncement) -> bool:
+        return lane.pool == self._pool and lane_needs(lane.lane) <= self._capabilities
+
+    def _on_announcement(self, _: Msg) -> None:
+        self._heard.set()

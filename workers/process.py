@@ -1,0 +1,330 @@
+"""The one place where workers run other programs.
+
+Every tool runs in a session of its own, without a shell, with a small environment, with its output
+bounded and kept in the job's log. It dies with the attempt (cancelled, timed out), with its whole
+process group, and it dies with the worker, even with one that is killed by SIGKILL.
+"""
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import IO, Self
+
+import anyio
+import msgspec
+
+from h2kbus.errors import ErrorCode, OperationFailed
+from workers.joblog import JobLog, printable
+from workers.lines import MAX_LINE_BYTES, LineSplitter, OnLine
+
+GRACE_SECONDS = 3.0
+"""How long a process group may take to end after SIGTERM before it gets SIGKILL."""
+
+REAP_SECONDS = 10.0
+"""How long SIGKILL may take; only a process stuck in the kernel takes longer."""
+
+CAPTURE_BYTES = 1024 * 1024
+_CHUNK = 64 * 1024
+_TAIL_LINES = 20
+_LOGGED_BYTES = 256 * 1024
+_SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_NO_SPACE = ("No space left on device", "Disk quota exceeded")
+
+
+class ToolLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Resource limits of one tool, enforced by the kernel; None leaves the worker's own limit."""
+
+    address_space_bytes: int | None = None
+    cpu_seconds: int | None = None
+    file_size_bytes: int | None = None
+
+    def prefix(self) -> list[str]:
+        given = {"as": self.address_space_bytes, "cpu": self.cpu_seconds, "fsize": self.file_size_bytes}
+        options = [f"--{name}={value}" for name, value in given.items() if value is not None]
+        return ["prlimit", *options, "--"] if options else []
+
+
+UNLIMITED = ToolLimits()
+
+
+class ToolOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """How a tool ended. `stdout` is at most the capture limit, and `truncated` says that more came.
+
+    `stderr` is the end of what it said there. The byte counts are what it read and wrote through the
+    kernel (rchar and wchar of proc(5)), as last seen while it ran.
+    """
+
+    status: int
+    stdout: bytes = b""
+    stderr: str = ""
+    truncated: bool = False
+    read_bytes: int = 0
+    written_bytes: int = 0
+
+    @property
+    def last_words(self) -> str:
+        """The last line that the tool said, on stderr if it said anything there."""
+        for text in (self.stderr, self.stdout[-MAX_LINE_BYTES:].decode("utf-8", "replace")):
+            lines = [each.strip() for each in text.splitlines() if each.strip()]
+            if lines:
+                return printable(lines[-1])[:500]
+        return "it said nothing"
+
+
+class ToolRunner:
+    """Runs the tools of one attempt, one or several at a time.
+
+    They work in `scratch` and everything they say goes to `log`. `commands` are the command lines so
+    far; `read_bytes` and `written_bytes` add up what all of them read and wrote.
+    """
+
+    def __init__(self, log: JobLog, scratch: Path, *, grace_seconds: float = GRACE_SECONDS) -> None:
+        self.log = log
+        self.scratch = scratch
+        self.read_bytes = 0
+        self.written_bytes = 0
+        self.commands: list[str] = []
+        self._grace_seconds = grace_seconds
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        accept: Collection[int] = (0,),
+        on_output: OnLine | None = None,
+        capture_limit: int = CAPTURE_BYTES,
+        timeout: float | None = None,
+        limits: ToolLimits = UNLIMITED,
+        pass_fds: Collection[int] = (),
+    ) -> ToolOutput:
+        """Run a program to its end and return what it said.
+
+        `on_output` gets each line of its stdout (ended by newline or carriage return) as it comes; such
+        lines are kept neither in memory nor in the log. `timeout` is in seconds. Raises OperationFailed:
+        TOOL_MISSING, NO_SPACE, or TOOL_FAILED for an exit status not in `accept`, a signal, or a
+        time-out. When cancelled, the process group is gone before the cancellation goes on.
+        """
+        name = Path(argv[0]).name
+        command = [*_prefix(limits), _find(argv[0]), *argv[1:]]
+        self.commands.append(shlex.join(argv))
+        self.log.line(f"run: {self.commands[-1]}")
+        with _Child(command, self.scratch, pass_fds) as child, anyio.move_on_after(timeout) as deadline:
+            watch = _Watch(child, self.log, on_output, capture_limit)
+            try:
+                await watch.to_the_end()
+            finally:
+                await self._end(child, name)
+        output = watch.output()
+        self._account(name, output)
+        if deadline.cancelled_caught:
+            raise OperationFailed(ErrorCode.TOOL_FAILED, f"{name} did not finish within {timeout:g} s")
+        if output.status not in accept:
+            raise _failure(name, output)
+        return output
+
+    async def _end(self, child: "_Child", name: str) -> None:
+        """Leave nothing of the child's group, whether it ended by itself or not."""
+        with anyio.CancelScope(shield=True):
+            if not child.exited():
+                child.signal_group(signal.SIGTERM)
+                with anyio.move_on_after(self._grace_seconds):
+                    await child.wait()
+            child.signal_group(signal.SIGKILL)
+            with anyio.move_on_after(REAP_SECONDS):
+                await child.wait()
+        if not child.reap():
+            self.log.line(f"{name} (process {child.pid}) cannot be killed: it is stuck in the kernel")
+
+    def _account(self, name: str, output: ToolOutput) -> None:
+        self.read_bytes += output.read_bytes
+        self.written_bytes += output.written_bytes
+        self.log.line(f"{name} ended with status {output.status}")
+
+
+class _Child:
+    """A started process, the leader of its own session, with both its outputs as non-blocking pipes.
+
+    It is not reaped before its group has been killed, so that its number cannot belong to another
+    process by then.
+    """
+
+    def __init__(self, command: Sequence[str], scratch: Path, pass_fds: Collection[int]) -> None:
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                cwd=scratch,
+                env=_environment(scratch),
+                pass_fds=tuple(pass_fds),
+            )
+        except OSError as error:
+            message = f"a tool cannot be started in {scratch}: {error.strerror}"
+            raise OperationFailed(ErrorCode.TOOL_FAILED, message) from error
+        self.pid = self._process.pid
+        self._pidfd = os.pidfd_open(self.pid)
+        self.stdout = _non_blocking(self._process.stdout)
+        self.stderr = _non_blocking(self._process.stderr)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._pidfd)
+        for pipe in (self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+    def exited(self) -> bool:
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    async def wait(self) -> None:
+        """Wait until it has exited, without reaping it."""
+        if not self.exited():
+            await anyio.wait_readable(self._pidfd)
+
+    def signal_group(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+    def reap(self) -> bool:
+        return self._process.poll() is not None
+
+    @property
+    def status(self) -> int:
+        """The exit status; the negative number of the signal that ended it."""
+        return self._process.returncode if self._process.returncode is not None else -signal.SIGKILL
+
+
+class _Watch:
+    """Reads a child's two outputs to their end, within bounds."""
+
+    def __init__(self, child: _Child, log: JobLog, on_output: OnLine | None, capture_limit: int) -> None:
+        self._child = child
+        self._log = log
+        self._on_output = on_output
+        self._limit = capture_limit
+        self._captured = bytearray()
+        self._truncated = False
+        self._tail: list[str] = []
+        self._io = (0, 0)
+        self._log_budget = _LOGGED_BYTES
+
+    async def to_the_end(self) -> None:
+        """Return when the child has exited and its outputs are drained.
+
+        A grandchild that left the group may hold a pipe open: it is waited for only a moment.
+        """
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._pump, self._child.stdout, self._take_stdout, self._stdout_line())
+            group.start_soon(self._pump, self._child.stderr, self._ignore, self._stderr_line)
+            await self._child.wait()
+            self._sample()
+            self._child.signal_group(signal.SIGKILL)
+            group.cancel_scope.deadline = anyio.current_time() + GRACE_SECONDS
+
+    def output(self) -> ToolOutput:
+        return ToolOutput(
+            status=self._child.status,
+            stdout=bytes(self._captured),
+            stderr="\n".join(self._tail),
+            truncated=self._truncated,
+            read_bytes=self._io[0],
+            written_bytes=self._io[1],
+        )
+
+    async def _pump(self, pipe: int, take: Callable[[bytes], None], on_line: OnLine) -> None:
+        lines = LineSplitter(on_line)
+        while True:
+            await anyio.wait_readable(pipe)
+            with contextlib.suppress(BlockingIOError):
+                chunk = os.read(pipe, _CHUNK)
+                if not chunk:
+                    lines.close()
+                    return
+                take(chunk)
+                lines.feed(chunk)
+
+    def _take_stdout(self, chunk: bytes) -> None:
+        self._sample()
+        if self._on_output is None:
+            room = self._limit - len(self._captured)
+            self._captured += chunk[:room]
+            self._truncated = self._truncated or len(chunk) > room
+
+    def _ignore(self, chunk: bytes) -> None:
+        """Nothing of stderr is kept but its lines."""
+
+    def _stdout_line(self) -> OnLine:
+        return self._on_output or self._to_log
+
+    def _stderr_line(self, line: str) -> None:
+        self._to_log(line)
+        self._tail = [*self._tail, line][-_TAIL_LINES:]
+
+    def _to_log(self, line: str) -> None:
+        self._log_budget -= len(line) + 1
+        if self._log_budget > 0:
+            self._log.line(f"  {line}")
+
+    def _sample(self) -> None:
+        """Read the child's byte counters; they cannot be read at its end where we are not root."""
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            text = Path(f"/proc/{self._child.pid}/io").read_text()
+            counters = dict(each.split(": ") for each in text.splitlines())
+            self._io = (int(counters["rchar"]), int(counters["wchar"]))
+
+
+def _non_blocking(pipe: IO[bytes] | None) -> int:
+    if pipe is None:
+        raise ValueError("a child without pipes cannot be watched")
+    os.set_blocking(pipe.fileno(), False)
+    return pipe.fileno()
+
+
+def tool_path(name: str) -> str | None:
+    """Where a program is, looked for in the system's directories too; None if it is missing."""
+    return shutil.which(name, path=_path())
+
+
+def _path() -> str:
+    return os.pathsep.join(filter(None, (os.environ.get("PATH"), _SEARCH_PATH)))
+
+
+def _environment(scratch: Path) -> dict[str, str]:
+    place = str(scratch)
+    return {"PATH": _path(), "LC_ALL": "C.UTF-8", "HOME": place, "TMPDIR": place}
+
+
+def _prefix(limits: ToolLimits) -> list[str]:
+    """Let the kernel kill the tool when the worker dies, and hold it to its limits."""
+    prefix = ["setpriv", "--pdeathsig", "KILL", "--", *limits.prefix()]
+    return [_find(each) if each in ("setpriv", "prlimit") else each for each in prefix]
+
+
+def _find(name: str) -> str:
+    found = tool_path(name)
+    if found is None:
+        raise OperationFailed(ErrorCode.TOOL_MISSING, f"{name} is not installed on the worker", tool=name)
+    return found
+
+
+def _failure(name: str, output: ToolOutput) -> OperationFailed:
+    if any(words in output.stderr for words in _NO_SPACE):
+        return OperationFailed(ErrorCode.NO_SPACE, f"{name}: {output.last_words}", tool=name)
+    if output.status < 0:
+        return OperationFailed(ErrorCode.TOOL_FAILED, _signal_words(name, output), tool=name)
+    message = f"{name} failed with status {output.status}: {output.last_words}"
+    return OperationFailed(ErrorCode.TOOL_FAILED, message, tool=name, status=output.status)
+
+
+def _signal_words(name: str, output: ToolOutput) -> str:
+    known = {each.value: each.name for each in signal.Signals}
+    return f"{name} was killed by {known.get(-output.status, f'signal {-output.status}')}"

@@ -1,0 +1,125 @@
+"""How far an attempt is: gathered as the operation speaks, sent at a bounded rate."""
+
+import datetime as dt
+import time
+from typing import Final
+
+import msgspec
+
+from subjects.events import ProgressEvent, event_seq
+from subjects.operations import OperationDeclaration
+from subjects.record import JobRecord, ProgressSummary
+from subjects.states import State
+
+MIN_ETA_FRACTION: Final = 0.02
+"""Below this share of the whole an estimate of the rest is noise."""
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """Where an attempt stood at one moment."""
+
+    phase: str
+    percent: float
+    message: str
+    bytes_done: int | None = None
+    bytes_total: int | None = None
+
+
+class ProgressReport:
+    """What an operation reports to. Percentages follow the declared phases' weights and never fall."""
+
+    def __init__(self, declaration: OperationDeclaration) -> None:
+        total = sum(phase.weight for phase in declaration.phases)
+        self._weights = {phase.name: phase.weight / total for phase in declaration.phases}
+        self._base = 0.0
+        self._phase = ""
+        self._phase_began = self._began = time.monotonic()
+        self._percent = 0.0
+        self._unsent: list[Snapshot] = []
+        self.latest: Snapshot | None = None
+        self.phase_seconds: dict[str, float] = {}
+
+    @property
+    def phase(self) -> str | None:
+        return self._phase or None
+
+    def enter(self, phase: str, message: str = "") -> None:
+        """Begin a phase. Raises KeyError for one that the operation did not declare."""
+        self._weights[phase]
+        self._close_phase()
+        self._phase = phase
+        self._add(Snapshot(phase, self._percent_at(0.0), message), replaces=False)
+
+    def advance(
+        self,
+        fraction: float,
+        message: str = "",
+        *,
+        bytes_done: int | None = None,
+        bytes_total: int | None = None,
+    ) -> None:
+        percent = self._percent_at(min(max(fraction, 0.0), 1.0))
+        self._add(Snapshot(self._phase, percent, message, bytes_done, bytes_total), replaces=True)
+
+    def finish(self) -> None:
+        """The operation has ended: account for its last phase."""
+        self._close_phase()
+        self._phase = ""
+
+    def take_unsent(self) -> list[Snapshot]:
+        """What should be sent now: every phase that began, and the newest word of each."""
+        unsent, self._unsent = self._unsent, []
+        return unsent
+
+    def summary(self) -> ProgressSummary | None:
+        if self.latest is None:
+            return None
+        last = self.latest
+        return ProgressSummary(phase=last.phase, progress_percent=last.percent, message=last.message)
+
+    def eta_seconds(self, snapshot: Snapshot) -> float | None:
+        """The rest, if the whole goes on at the average speed so far."""
+        done = snapshot.percent / 100
+        if done < MIN_ETA_FRACTION:
+            return None
+        return round((time.monotonic() - self._began) * (1 - done) / done, 1)
+
+    def _percent_at(self, fraction: float) -> float:
+        share = self._weights.get(self._phase, 0.0)
+        self._percent = max(self._percent, round(100 * (self._base + share * fraction), 2))
+        return min(self._percent, 100.0)
+
+    def _close_phase(self) -> None:
+        now = time.monotonic()
+        if self._phase:
+            spent = self.phase_seconds.get(self._phase, 0.0) + now - self._phase_began
+            self.phase_seconds[self._phase] = round(spent, 4)
+            self._base = min(self._base + self._weights[self._phase], 1.0)
+        self._phase_began = now
+
+    def _add(self, snapshot: Snapshot, *, replaces: bool) -> None:
+        same = self._unsent and self._unsent[-1].phase == snapshot.phase
+        if replaces and same:
+            self._unsent.pop()
+        self._unsent.append(snapshot)
+        self.latest = snapshot
+
+
+def progress_event(
+    record: JobRecord, revision: int, nth: int, snapshot: Snapshot, eta: float | None
+) -> ProgressEvent:
+    """The event of one snapshot, sent as the `nth` under the record's `revision`."""
+    return ProgressEvent(
+        job_id=record.job_id,
+        seq=event_seq(revision, nth),
+        timestamp=dt.datetime.now(dt.UTC),
+        state=State.PROGRESSING,
+        phase=snapshot.phase,
+        progress_percent=snapshot.percent,
+        message=snapshot.message,
+        attempt=record.attempt,
+        worker_id=record.worker_id,
+        bytes_done=snapshot.bytes_done,
+        bytes_total=snapshot.bytes_total,
+        eta_seconds=eta,
+    )

@@ -1,0 +1,105 @@
+"""Pulling jobs: strict priority by sweeping, and a long pull on every lane when all are empty."""
+
+import random
+import time
+from collections import deque
+from typing import Final
+
+import anyio
+
+from h2kbus.connection import Connection
+from h2kbus.pull import ANSWER_SECONDS, Delivery, Pull, PullInbox, PullRequest
+from subjects.fleet import LaneAnnouncement
+from subjects.lanes import lane_needs, pull_priority
+from subjects.topology import PULL_GROUP, SECOND, Topology
+
+PARK_SECONDS: Final = (20.0, 30.0)
+"""Long pulls end within this range, at random, so that a fleet's pulls do not come back all at once."""
+FAILED_PAUSE_SECONDS: Final = 1.0
+"""A lane whose long pull was refused (its consumer is gone) is left alone this long."""
+
+
+class LanePuller:
+    """Takes jobs from the lanes of one worker."""
+
+    def __init__(self, connection: Connection, topology: Topology, capabilities: frozenset[str]) -> None:
+        self._inbox = PullInbox(connection, topology.jobs_stream, self._on_delivery, self._on_end)
+        self._capabilities = capabilities
+        self._lanes: tuple[LaneAnnouncement, ...] = ()
+        self._parks: dict[str, Pull] = {}
+        self._resting: dict[str, float] = {}
+        self._arrived: deque[Delivery] = deque()
+        self._wake = anyio.Event()
+
+    async def open(self) -> None:
+        await self._inbox.open()
+
+    def serve(self, lanes: tuple[LaneAnnouncement, ...]) -> None:
+        """Pull from these lanes from now on, given most urgent first."""
+        self._lanes = lanes
+        self._wake.set()
+
+    async def next(self, free: int) -> list[Delivery]:
+        """Jobs for `free` slots; may be none when something else has changed.
+
+        What has arrived beyond `free` is given back at once, for another worker.
+        """
+        self._wake = anyio.Event()
+        if not self._arrived:
+            await self._sweep(free)
+        if not self._arrived:
+            await self._park()
+            with anyio.move_on_after(FAILED_PAUSE_SECONDS if self._resting else PARK_SECONDS[0]):
+                await self._wake.wait()
+        return await self._collect(free)
+
+    async def return_all(self) -> None:
+        """Give back whatever the long pulls still bring, until cancelled."""
+        while True:
+            self._wake = anyio.Event()
+            await self._collect(0)
+            await self._wake.wait()
+
+    async def _sweep(self, free: int) -> None:
+        """Ask lane by lane, most urgent first, and stop at the first that has something."""
+        for lane in self._lanes:
+            request = PullRequest(batch=free, no_wait=True, group=PULL_GROUP, priority=self._priority(lane))
+            pull = await self._inbox.send(lane.consumer, request)
+            await pull.wait(ANSWER_SECONDS)
+            if self._arrived:
+                return
+
+    async def _park(self) -> None:
+        """Leave one long pull on every lane that has none."""
+        self._resting = {name: until for name, until in self._resting.items() if until > time.monotonic()}
+        for lane in self._lanes:
+            park = self._parks.get(lane.consumer)
+            if lane.consumer in self._resting or (park is not None and not park.over):
+                continue
+            if park is not None and park.failed:
+                self._resting[lane.consumer] = time.monotonic() + FAILED_PAUSE_SECONDS
+                del self._parks[lane.consumer]
+                continue
+            self._parks[lane.consumer] = await self._inbox.send(lane.consumer, self._long_pull(lane))
+
+    def _long_pull(self, lane: LaneAnnouncement) -> PullRequest:
+        seconds = random.uniform(*PARK_SECONDS)  # noqa: S311 - spreads load, guards no secret
+        return PullRequest(
+            batch=1, expires=int(seconds * SECOND), group=PULL_GROUP, priority=self._priority(lane)
+        )
+
+    async def _collect(self, free: int) -> list[Delivery]:
+        kept = [self._arrived.popleft() for _ in range(min(free, len(self._arrived)))]
+        while self._arrived:
+            await self._arrived.popleft().nak()
+        return kept
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        self._arrived.append(delivery)
+        self._wake.set()
+
+    def _on_end(self) -> None:
+        self._wake.set()
+
+    def _priority(self, lane: LaneAnnouncement) -> int:
+        return pull_priority(self._capabilities, lane_needs(lane.lane))

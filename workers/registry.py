@@ -1,0 +1,47 @@
+"""The worker's entry in the fleet: what it can do and what it is doing, renewed by heartbeats."""
+
+import datetime as dt
+import logging
+from collections.abc import Callable
+
+import anyio
+import msgspec
+
+from h2kbus.connection import Connection
+from h2kbus.errors import BusError
+from subjects.codec import encode
+from subjects.fleet import WorkerCapabilities
+from subjects.topology import HEARTBEAT_SECONDS, Topology
+
+log = logging.getLogger("h2kbus.worker")
+
+
+class Registry:
+    """Publishes heartbeats; the entry expires by itself when they stop."""
+
+    def __init__(
+        self, connection: Connection, topology: Topology, describe: Callable[[], WorkerCapabilities]
+    ) -> None:
+        self._connection = connection
+        self._topology = topology
+        self._describe = describe
+
+    async def beat(self) -> None:
+        """One heartbeat. Raises BusError."""
+        entry = msgspec.structs.replace(self._describe(), last_heartbeat=dt.datetime.now(dt.UTC))
+        await self._connection.publish(self._topology.worker_subject(entry.worker_id), encode(entry))
+
+    async def run(self) -> None:
+        """Beat until cancelled; a missed beat is logged and the next one follows."""
+        while True:
+            await anyio.sleep(HEARTBEAT_SECONDS)
+            try:
+                await self.beat()
+            except BusError as error:
+                log.warning("heartbeat failed: %s", error)
+
+    async def leave(self) -> None:
+        """Remove the entry: a worker that was stopped properly is gone at once."""
+        entry = self._describe()
+        marker = {"KV-Operation": "DEL"}
+        await self._connection.publish(self._topology.worker_subject(entry.worker_id), b"", marker)

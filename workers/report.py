@@ -1,0 +1,43 @@
+"""The JSON report of a job: one line per action, and everything needed to repeat it by hand."""
+
+import datetime as dt
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from subjects.spec import JobSpec
+from workers.outputs import output_errors
+
+Outcome = Literal["applied", "not needed", "skipped", "failed"]
+
+
+class ActionLine(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one action, and why."""
+
+    action: str
+    outcome: Outcome
+    detail: str = ""
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operation found and did. `image` and `output` are facts about the files, sizes in bytes."""
+
+    job_id: str
+    operation: str
+    attempt: int
+    started_at: dt.datetime
+    ended_at: dt.datetime
+    spec: JobSpec
+    actions: tuple[ActionLine, ...]
+    image: dict[str, Any]
+    output: dict[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
+    tools: dict[str, str] = {}
+    commands: tuple[str, ...] = ()
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Write the report as indented JSON. Raises OUTPUT_UNWRITABLE or NO_SPACE."""
+    with output_errors(path):
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")

@@ -1,0 +1,165 @@
+"""The worker process: pull, claim, execute, settle, one slot for each job, until told to drain."""
+
+import contextlib
+import logging
+from typing import Final
+
+import anyio
+import msgspec
+from anyio.abc import TaskGroup, TaskStatus
+from nats.aio.msg import Msg
+
+from h2kbus.connection import Connection
+from h2kbus.errors import BusError, ErrorCode, H2KBusError
+from h2kbus.pull import Delivery
+from h2kbus.slots import Slots
+from subjects.codec import encode
+from subjects.events import milestone
+from subjects.fleet import WorkerCapabilities
+from subjects.operations import OperationCatalog
+from subjects.topology import Topology
+from workers.artifacts import upload_log
+from workers.claim import Claims
+from workers.complete import Settlement
+from workers.execute import execute
+from workers.lanes import LaneWatch
+from workers.lease import HeldLease, LeaseKeeper
+from workers.pull import LanePuller
+from workers.registry import Registry
+
+log = logging.getLogger("h2kbus.worker")
+
+PAUSE_SECONDS: Final = 0.5
+
+
+class Worker:
+    """Serves the lanes of one pool. `profile` is what it advertises; its true capabilities route."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        topology: Topology,
+        catalog: OperationCatalog,
+        profile: WorkerCapabilities,
+    ) -> None:
+        self._connection = connection
+        self._topology = topology
+        self._catalog = catalog
+        self._profile = profile
+        tokens = frozenset(token for token, proven in profile.capabilities.items() if proven)
+        self._slots = Slots(profile.max_concurrent_jobs)
+        self._keeper = LeaseKeeper()
+        self._claims = Claims(connection, topology, profile.worker_id)
+        self._settlement = Settlement(connection, topology)
+        self._puller = LanePuller(connection, topology, tokens)
+        self._lanes = LaneWatch(connection, topology, profile.pool, tokens, self._on_lanes)
+        self._registry = Registry(connection, topology, self._describe)
+        self._pulling = anyio.CancelScope()
+        self._draining = False
+
+    async def serve(self, *, grace: float, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Work until `drain`, then finish what runs within `grace` seconds and hand back the rest."""
+        await self._puller.open()
+        async with anyio.create_task_group() as background:
+            background.start_soon(self._lanes.run)
+            background.start_soon(self._registry.run)
+            background.start_soon(self._keeper.run)
+            background.start_soon(self._listen)
+            await self._registry.beat()
+            task_status.started()
+            async with anyio.create_task_group() as jobs:
+                with self._pulling:
+                    await self._pump(jobs)
+                await self._finish(grace)
+            background.cancel_scope.cancel()
+        with contextlib.suppress(BusError):
+            await self._registry.leave()
+
+    def drain(self) -> None:
+        """Take no more jobs; `serve` returns once those that run are finished or handed back."""
+        self._draining = True
+        self._pulling.cancel()
+
+    async def _pump(self, jobs: TaskGroup) -> None:
+        while True:
+            free = await self._slots.wait_free()
+            for delivery in await self._pull(free):
+                jobs.start_soon(self._work, delivery, self._slots.take())
+
+    async def _pull(self, free: int) -> list[Delivery]:
+        try:
+            return await self._puller.next(free)
+        except BusError as error:
+            log.warning("cannot pull jobs: %s", error)
+            await anyio.sleep(PAUSE_SECONDS)
+            return []
+
+    async def _work(self, delivery: Delivery, slot: contextlib.AbstractContextManager[None]) -> None:
+        """One job, from its message to its settlement. The edge where what went wrong is logged."""
+        with slot:
+            try:
+                if not self._keeper.holds(delivery.subject.rsplit(".", 1)[-1]):
+                    await self._run(delivery)
+            except H2KBusError as error:
+                log.warning("%s comes again: %s (%s)", delivery.subject, error, error.error_code)
+
+    async def _run(self, delivery: Delivery) -> None:
+        lease = await self._claims.claim(delivery)
+        if lease is None:
+            return
+        self._keeper.add(lease)
+        try:
+            await self._tell_claim(lease)
+            outcome = await execute(lease, self._catalog)
+            outcome = await upload_log(self._connection, self._topology, lease, outcome)
+            await self._settlement.settle(lease, outcome)
+        finally:
+            self._keeper.remove(lease)
+
+    async def _tell_claim(self, lease: HeldLease) -> None:
+        """Say at once that the job runs. Unconfirmed: the next event would make up for a lost one."""
+        event = milestone(lease.entry.record, lease.entry.revision)
+        subject = self._topology.grammar.progress(lease.job_id)
+        await self._connection.publish_unconfirmed(subject, encode(event))
+
+    async def _finish(self, grace: float) -> None:
+        """Let running jobs end; after the grace they are stopped and handed back."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._puller.return_all)
+            with anyio.move_on_after(grace):
+                await self._slots.wait_idle()
+            self._keeper.stop_all(
+                ErrorCode.DRAINED, f"the worker was stopped and did not end within {grace:g} s"
+            )
+            await self._slots.wait_idle()
+            group.cancel_scope.cancel()
+
+    async def _listen(self) -> None:
+        """Control messages name jobs that changed. They are hints: a renewal reads what is true."""
+        send, receive = anyio.create_memory_object_stream[str](100)
+
+        def on_message(message: Msg) -> None:
+            with contextlib.suppress(anyio.WouldBlock, UnicodeDecodeError):
+                send.send_nowait(message.data.decode())
+
+        control = self._topology.grammar.control(self._profile.worker_id)
+        subscription = await self._connection.listen(control, on_message)
+        try:
+            async for job_id in receive:
+                await self._keeper.check(job_id)
+        finally:
+            send.close()
+            receive.close()
+            with anyio.CancelScope(shield=True), anyio.move_on_after(2):
+                await subscription.unsubscribe()
+
+    def _on_lanes(self) -> None:
+        self._puller.serve(self._lanes.lanes)
+
+    def _describe(self) -> WorkerCapabilities:
+        return msgspec.structs.replace(
+            self._profile,
+            free_slots=self._slots.free,
+            running_jobs=self._keeper.job_ids,
+            draining=self._draining,
+        )
