@@ -1,0 +1,127 @@
+"""How to reach the bus: from flags, the environment and NATS contexts, in one order.
+
+A flag beats an `H2KBUS_*` variable, which beats the NATS context, which beats the `NATS_*` variables that
+other NATS tools read. An empty variable counts as unset. Nothing here reads the environment by itself.
+"""
+
+import getpass
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+
+from h2kbus.contexts import load_context
+from h2kbus.errors import SettingsError
+from subjects.grammar import DEFAULT_ROOT, Grammar
+
+DEFAULT_URL: Final = "nats://127.0.0.1:4222"
+_SCHEMES: Final = ("nats", "tls", "ws", "wss")
+_SECRETS: Final = ("password", "token")
+_FILES: Final = ("creds", "nkey", "tls_ca", "tls_cert", "tls_key")
+_NATS_VARIABLES: Final = {
+    "url": "NATS_URL",
+    "creds": "NATS_CREDS",
+    "nkey": "NATS_NKEY",
+    "user": "NATS_USER",
+    "password": "NATS_PASSWORD",
+    "token": "NATS_TOKEN",
+    "tls_ca": "NATS_CA",
+    "tls_cert": "NATS_CERT",
+    "tls_key": "NATS_KEY",
+}
+
+
+class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the bus is and who we are there. `url` may name several servers, separated by commas.
+
+    `connect_timeout_seconds` bounds the first connection; later ones are tried for ever. Secrets are
+    left out of the text form.
+    """
+
+    url: str = DEFAULT_URL
+    creds: str | None = None
+    nkey: str | None = None
+    user: str | None = None
+    password: str | None = None
+    token: str | None = None
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    inbox_prefix: str | None = None
+    root: str = DEFAULT_ROOT
+    name: str = "h2kbus"
+    connect_timeout_seconds: float = 5.0
+
+    def __repr__(self) -> str:
+        shown = {field: getattr(self, field) for field in self.__struct_fields__ if getattr(self, field)}
+        hidden = dict.fromkeys(shown.keys() & set(_SECRETS), "***")
+        text = ", ".join(f"{field}={value!r}" for field, value in {**shown, "url": self.display_url, **hidden}.items())
+        return f"ConnectionSettings({text})"
+
+    @property
+    def servers(self) -> list[str]:
+        return [each.strip() for each in self.url.split(",") if each.strip()]
+
+    @property
+    def display_url(self) -> str:
+        """The servers without what stands before an `@`: fit for messages and logs."""
+        return ",".join(_without_secret(server) for server in self.servers)
+
+    def submitter(self) -> str:
+        """Who submits, as a subject token: the configured user, else the local user."""
+        name = self.user or _local_user()
+        return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64] or "unknown"
+
+    @classmethod
+    def resolve(cls, flags: Mapping[str, str | None], env: Mapping[str, str]) -> "ConnectionSettings":
+        """Put the settings together. `flags` are named as the fields, plus `context`.
+
+        Raises SettingsError naming the setting that makes no sense or the file that cannot be read.
+        """
+        context = load_context(flags.get("context") or env.get("H2KBUS_CONTEXT") or env.get("NATS_CONTEXT"), env)
+        chosen: dict[str, Any] = {}
+        for field in cls.__struct_fields__:
+            sources = (
+                flags.get(field),
+                env.get(f"H2KBUS_{field.upper()}"),
+                context.get(field),
+                env.get(_NATS_VARIABLES.get(field, "")),
+            )
+            value = next((each for each in sources if each), None)
+            if value is not None:
+                chosen[field] = value
+        return _checked(msgspec.convert(chosen, cls, strict=False))
+
+
+def _checked(settings: ConnectionSettings) -> ConnectionSettings:
+    for server in settings.servers:
+        if "://" in server and urlsplit(server).scheme not in _SCHEMES:
+            raise SettingsError(f"url {_without_secret(server)!r}: use one of {', '.join(_SCHEMES)}")
+    if not settings.servers:
+        raise SettingsError("url names no server")
+    if bool(settings.tls_cert) != bool(settings.tls_key):
+        raise SettingsError("tls_cert and tls_key belong together: give both or none")
+    for field in _FILES:
+        path = getattr(settings, field)
+        if path and not os.access(path, os.R_OK):
+            raise SettingsError(f"{field}: {path} cannot be read")
+    Grammar(settings.root)
+    return msgspec.structs.replace(
+        settings, **{each: str(Path(getattr(settings, each)).absolute()) for each in _FILES if getattr(settings, each)}
+    )
+
+
+def _without_secret(server: str) -> str:
+    parts = urlsplit(server if "://" in server else f"nats://{server}")
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _local_user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid-{os.getuid()}"
