@@ -7,9 +7,8 @@ by name goes through direct gets. No `nats` exception passes this module.
 import asyncio
 import contextlib
 import re
-import ssl
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from http import HTTPStatus
 from typing import Any, Final
 
 import anyio
@@ -26,28 +25,27 @@ from h2kbus.errors import (
     BusTimeout,
     BusUnreachable,
     ErrorCode,
-    PermissionDenied,
     RevisionConflict,
     ServerUnfit,
-    SettingsError,
 )
+from h2kbus.handshake import check_server, client_options, connect_error
 from h2kbus.inbox import Inbox, MessageHandler
 from h2kbus.settings import ConnectionSettings
 
 DEADLINE_SECONDS: Final = 5.0
 """How long one request to the server may take."""
-RECONNECT_SECONDS: Final = 0.25
+CLOSE_SECONDS: Final = 2.0
 
 # A lost compare-and-set is 10071, or 10164 on replicated streams.
 _CONFLICTS: Final = frozenset({10071, 10164})
 _SUBJECT_TAKEN: Final = 10077
 _FULL: Final = frozenset({10023, 10047, 10077, 10122, 10167})
-_FLOORS: Final = {(2, 12): (2, 12, 0), (2, 13): (2, 14, 3), (2, 14): (2, 14, 0)}
-_OLDEST: Final = (2, 12, 0)
 _DENIED: Final = re.compile(r'permissions violation for (?:publish|subscription) to "([^"]+)"', re.IGNORECASE)
 
 
 class ApiError(msgspec.Struct, frozen=True):
+    """What the JetStream API says when it refuses; `err_code` is the precise one."""
+
     code: int = 0
     err_code: int = 0
     description: str = ""
@@ -144,7 +142,7 @@ class Connection:
         reply: dict[str, Any] = msgspec.json.decode(answer.data)
         if "error" in reply:
             problem = msgspec.convert(reply["error"], ApiError)
-            if problem.code == 404:
+            if problem.code == HTTPStatus.NOT_FOUND:
                 raise KeyError(name)
             raise error_of(problem, name)
         return reply
@@ -215,11 +213,41 @@ class Connection:
         """While disconnected the client buffers what it should refuse: wait for the reconnection here."""
         if self.nats.is_connected:
             return
-        with anyio.move_on_after(timeout):
+        with anyio.move_on_after(timeout) as waited:
             while not self.nats.is_connected:
                 await self._connected.wait()
-            return
-        raise BusUnreachable(f"not connected for {timeout:g} s")
+        if waited.cancelled_caught:
+            raise BusUnreachable(f"not connected for {timeout:g} s")
+
+    async def open(self, settings: ConnectionSettings) -> None:
+        """Connect and check the server; see `connect`, which also closes."""
+        last: list[Exception] = []
+
+        async def on_error(error: Exception) -> None:
+            last[:] = [error]
+            self._take_error(error)
+
+        try:
+            with anyio.fail_after(settings.connect_timeout_seconds):
+                await self.nats.connect(
+                    **client_options(settings),
+                    error_cb=on_error,
+                    disconnected_cb=self._on_disconnect,
+                    reconnected_cb=self._on_reconnect,
+                    closed_cb=self._on_closed,
+                )
+        except (TimeoutError, OSError, nats.errors.Error) as error:
+            raise connect_error(settings, last[-1] if last else error) from None
+        self._connected.set()
+        check_server(self.nats)
+        await self.inbox.start()
+
+    async def close(self) -> None:
+        """Send what is buffered and close, within two seconds."""
+        with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_SECONDS):
+            with contextlib.suppress(nats.errors.Error, OSError):
+                await self.nats.flush(timeout=1)
+            await self.nats.close()
 
     async def _on_disconnect(self) -> None:
         self._connected = anyio.Event()
@@ -230,14 +258,14 @@ class Connection:
         for call in self.on_reconnect:
             call()
 
-    async def _on_error(self, error: Exception) -> None:
-        denied = _DENIED.search(str(error))
-        if denied:
-            self.inbox.fail_denied(denied[1], f"this user may not use {denied[1]}")
-
     async def _on_closed(self) -> None:
         self.closed.set()
         self.inbox.fail_all("the connection is closed")
+
+    def _take_error(self, error: Exception) -> None:
+        denied = _DENIED.search(str(error))
+        if denied:
+            self.inbox.fail_denied(denied[1], f"this user may not use {denied[1]}")
 
 
 @contextlib.asynccontextmanager
@@ -247,93 +275,12 @@ async def connect(settings: ConnectionSettings) -> AsyncIterator[Connection]:
     Raises BusUnreachable when no server answers within `settings.connect_timeout_seconds`,
     PermissionDenied for wrong credentials, ServerUnfit for a server that is too old or lacks JetStream.
     """
-    client = Client()
-    connection = Connection(client)
-    await _open(connection, settings)
+    connection = Connection(Client())
     try:
-        check_server(client)
-        await connection.inbox.start()
+        await connection.open(settings)
         yield connection
     finally:
-        with anyio.CancelScope(shield=True), anyio.move_on_after(2):
-            with contextlib.suppress(nats.errors.Error, OSError):
-                await client.flush(timeout=1)
-            await client.close()
-
-
-async def _open(connection: Connection, settings: ConnectionSettings) -> None:
-    last: list[Exception] = []
-
-    async def on_error(error: Exception) -> None:
-        last[:] = [error]
-        await connection._on_error(error)
-
-    try:
-        with anyio.fail_after(settings.connect_timeout_seconds):
-            await connection.nats.connect(
-                servers=settings.servers,
-                error_cb=on_error,
-                disconnected_cb=connection._on_disconnect,
-                reconnected_cb=connection._on_reconnect,
-                closed_cb=connection._on_closed,
-                name=settings.name,
-                # For ever: a bus that comes back must find us. The first connect has the deadline above.
-                max_reconnect_attempts=-1,
-                # The default of two minutes would hide a dead link for four.
-                ping_interval=20,
-                # The grammar has checked every subject already.
-                skip_subject_validation=True,
-                **_credentials(settings),
-            )
-    except (TimeoutError, OSError, nats.errors.Error) as error:
-        with anyio.CancelScope(shield=True), anyio.move_on_after(2):
-            await connection.nats.close()
-        raise _connect_error(settings, last[-1] if last else error) from None
-    connection._connected.set()
-
-
-def _connect_error(settings: ConnectionSettings, error: Exception) -> BusError:
-    words = str(error) or type(error).__name__
-    if "authorization" in words.lower() or "authentication" in words.lower():
-        return PermissionDenied(f"{settings.display_url} refused these credentials")
-    return BusUnreachable(f"no NATS server answers at {settings.display_url} ({words})")
-
-
-def _credentials(settings: ConnectionSettings) -> dict[str, Any]:
-    given = {
-        "user": settings.user,
-        "password": settings.password,
-        "token": settings.token,
-        "user_credentials": settings.creds,
-        "nkeys_seed": settings.nkey,
-        "inbox_prefix": settings.inbox_prefix,
-        "tls": _tls(settings),
-        "reconnect_time_wait": RECONNECT_SECONDS,
-    }
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def _tls(settings: ConnectionSettings) -> ssl.SSLContext | None:
-    wants_tls = any(server.startswith(("tls://", "wss://")) for server in settings.servers)
-    if not (settings.tls_ca or settings.tls_cert or wants_tls):
-        return None
-    try:
-        context = ssl.create_default_context(cafile=settings.tls_ca)
-        if settings.tls_cert:
-            context.load_cert_chain(Path(settings.tls_cert), settings.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        raise SettingsError(f"the TLS files cannot be used: {error}") from None
-    return context
-
-
-def check_server(client: Client) -> None:
-    """Refuse a server below the floor of our guarantees, or one without JetStream."""
-    version = client.connected_server_version
-    release = (version.major, version.minor, version.patch)
-    if release < _FLOORS.get(release[:2], _OLDEST):
-        raise ServerUnfit(f"nats-server {'.'.join(map(str, release))} is too old")
-    if not client._server_info.get("jetstream"):
-        raise ServerUnfit("the server runs without JetStream", code=ErrorCode.JETSTREAM_MISSING)
+        await connection.close()
 
 
 @contextlib.contextmanager
@@ -385,6 +332,7 @@ def status_of(message: Msg) -> str | None:
 
 
 def stored(message: Msg) -> Stored:
+    """Read a direct get's answer."""
     headers = message.headers or {}
     return Stored(
         headers.get("Nats-Subject", ""),

@@ -5,7 +5,6 @@ that directory names the selected one.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -45,13 +44,15 @@ def load_context(name: str | None, env: Mapping[str, str]) -> dict[str, str]:
     fields = _read(path, chosen)
     refused = [field for field in _UNSUPPORTED if fields.get(field)]
     if refused:
-        raise SettingsError(f"context {chosen}: {', '.join(refused)} is not supported; use creds or nkey ({path})")
+        raise SettingsError(
+            f"context {chosen}: {', '.join(refused)} is not supported; use creds or nkey ({path})"
+        )
     found = {ours: _text(path, theirs, fields.get(theirs), env) for theirs, ours in _FIELDS.items()}
     return {field: value for field, value in found.items() if value}
 
 
 def _directory(env: Mapping[str, str]) -> Path:
-    base = env.get("XDG_CONFIG_HOME") or os.path.join(env.get("HOME") or "/", ".config")
+    base = env.get("XDG_CONFIG_HOME") or Path(env.get("HOME") or "/") / ".config"
     return Path(base) / "nats"
 
 
@@ -80,5 +81,5 @@ def _text(path: Path, field: str, value: Any, env: Mapping[str, str]) -> str | N
     if not isinstance(value, str):
         raise SettingsError(f"context file {path}: {field} is not a text")
     if field in _PATHS and value.startswith("~/"):
-        return os.path.join(env.get("HOME") or "/", value[2:])
+        return str(Path(env.get("HOME") or "/") / value[2:])
     return value

@@ -46,7 +46,7 @@ class EmbeddedServer:
 
 def default_data_dir(env: Mapping[str, str]) -> Path:
     """Where `h2kbus up` keeps its streams: `$XDG_DATA_HOME/h2kbus`, by default `~/.local/share/h2kbus`."""
-    base = env.get("XDG_DATA_HOME") or os.path.join(env.get("HOME") or "/var/lib", ".local", "share")
+    base = env.get("XDG_DATA_HOME") or Path(env.get("HOME") or "/var/lib") / ".local" / "share"
     return Path(base) / "h2kbus"
 
 
@@ -153,15 +153,25 @@ async def _ready(process: "subprocess.Popen[bytes]", place: Path, port: int) -> 
     """Wait for the file in which the server says where it listens."""
     with anyio.move_on_after(START_SECONDS):
         while process.poll() is None:
-            for file in place.glob("nats-server_*.ports"):
-                with contextlib.suppress(ValueError, LookupError):
-                    urls: list[str] = json.loads(file.read_text(encoding="utf-8"))["nats"]
-                    return urls[0]
+            url = _announced_url(place)
+            if url is not None:
+                return url
             await anyio.sleep(POLL_SECONDS)
     words = _last_words(place / "nats-server.log") or _last_words(place / "nats-server.out")
     if "address already in use" in words:
-        raise EmbeddedServerError(f"port {port} is in use: choose another with --port, or --port 0 for a free one")
+        raise EmbeddedServerError(
+            f"port {port} is in use: choose another with --port, or --port 0 for a free one"
+        )
     raise EmbeddedServerError(f"nats-server did not start: {words or f'no answer in {START_SECONDS:g} s'}")
+
+
+def _announced_url(place: Path) -> str | None:
+    for file in place.glob("nats-server_*.ports"):
+        # A file that is being written is read again a moment later.
+        with contextlib.suppress(ValueError, LookupError):
+            urls: list[str] = json.loads(file.read_text(encoding="utf-8"))["nats"]
+            return urls[0]
+    return None
 
 
 async def _stop(process: "subprocess.Popen[bytes]") -> None:

@@ -1,4 +1,4 @@
-"""What scheduler and workers tell the world about a job: progress events, and messages nobody could handle."""
+"""What scheduler and workers tell the world: progress events, and messages that nobody could handle."""
 
 import datetime as dt
 from typing import Final

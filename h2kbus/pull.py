@@ -125,7 +125,9 @@ class PullInbox:
         self._by_consumer[consumer].append(pull)
         asyncio.get_running_loop().call_later(request.expires / 1e9 + ANSWER_SECONDS, self._end, token)
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{consumer}"
-        await self._connection.publish_unconfirmed(subject, msgspec.json.encode(request), f"{self._prefix}.{token}")
+        await self._connection.publish_unconfirmed(
+            subject, msgspec.json.encode(request), f"{self._prefix}.{token}"
+        )
         return pull
 
     def _on_message(self, message: Msg) -> None:

@@ -59,7 +59,9 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         shown = {field: getattr(self, field) for field in self.__struct_fields__ if getattr(self, field)}
         hidden = dict.fromkeys(shown.keys() & set(_SECRETS), "***")
-        text = ", ".join(f"{field}={value!r}" for field, value in {**shown, "url": self.display_url, **hidden}.items())
+        text = ", ".join(
+            f"{field}={value!r}" for field, value in {**shown, "url": self.display_url, **hidden}.items()
+        )
         return f"ConnectionSettings({text})"
 
     @property
@@ -82,7 +84,9 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
 
         Raises SettingsError naming the setting that makes no sense or the file that cannot be read.
         """
-        context = load_context(flags.get("context") or env.get("H2KBUS_CONTEXT") or env.get("NATS_CONTEXT"), env)
+        context = load_context(
+            flags.get("context") or env.get("H2KBUS_CONTEXT") or env.get("NATS_CONTEXT"), env
+        )
         chosen: dict[str, Any] = {}
         for field in cls.__struct_fields__:
             sources = (
@@ -111,7 +115,8 @@ def _checked(settings: ConnectionSettings) -> ConnectionSettings:
             raise SettingsError(f"{field}: {path} cannot be read")
     Grammar(settings.root)
     return msgspec.structs.replace(
-        settings, **{each: str(Path(getattr(settings, each)).absolute()) for each in _FILES if getattr(settings, each)}
+        settings,
+        **{each: str(Path(getattr(settings, each)).absolute()) for each in _FILES if getattr(settings, each)},
     )
 
 

@@ -1,4 +1,7 @@
-"""One command in, its effects out. Every step may be repeated: a redelivered command finishes what was cut off."""
+"""One command in, its effects out.
+
+Every step may be repeated: a redelivered command finishes what was cut off.
+"""
 
 import contextlib
 import datetime as dt
@@ -156,9 +159,10 @@ class Intake:
         while not entry.record.state.terminal:
             try:
                 await self._stop(entry, command.submitter, reason)
-                return
             except RevisionConflict:
                 entry = await self._store.get(command.job_id)
+            else:
+                return
 
     async def _stop(self, entry: Entry, submitter: str, reason: str) -> None:
         """End a job that nobody works on; ask the worker of one that runs."""

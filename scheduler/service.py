@@ -1,4 +1,7 @@
-"""The scheduler process: pulls commands and carries them out, many at a time. Any number may run side by side."""
+"""The scheduler process: pulls commands and carries them out, many at a time.
+
+Any number of schedulers may run side by side.
+"""
 
 import contextlib
 import functools

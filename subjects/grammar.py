@@ -18,12 +18,16 @@ _PRIORITIES = {str(number): number for number in range(1, 11)}
 
 
 class CommandSubject(msgspec.Struct, frozen=True):
+    """What a command's subject says."""
+
     submitter: str
     verb: Verb
     job_id: str
 
 
 class JobSubject(msgspec.Struct, frozen=True):
+    """What the subject of a job in its lane says."""
+
     pool: str
     lane: str
     priority: int

@@ -85,6 +85,7 @@ def renewed(record: JobRecord, progress: ProgressSummary | None, *, now: dt.date
 
 
 def completed(record: JobRecord, result: JobResult, *, now: dt.datetime) -> JobRecord:
+    """The job ends with its work done and proven."""
     return _move(
         record,
         (State.COMPLETED,),
@@ -106,6 +107,7 @@ def failed(
 def cancelled(
     record: JobRecord, error: JobError, *, now: dt.datetime, by: str, result: JobResult | None = None
 ) -> JobRecord:
+    """The job ends because somebody asked for it."""
     return _ended(record, State.CANCELLED, error, now, by, result)
 
 

@@ -7,6 +7,8 @@ from subjects.codes import IllegalTransition
 
 
 class State(enum.StrEnum):
+    """Where a job is on its way."""
+
     CREATED = "CREATED"
     VALIDATED = "VALIDATED"
     QUEUED = "QUEUED"

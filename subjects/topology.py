@@ -160,7 +160,7 @@ class Topology:
         )
 
     def _bucket(self, bucket: str, description: str, **changes: Any) -> Stream:
-        """A key-value bucket without rollups: one rollup header could empty it (a client's mistake or worse)."""
+        """A key-value bucket without rollups: one rollup header could empty it."""
         return Stream(
             name=self.bucket_stream(bucket),
             subjects=(f"$KV.{bucket}.>",),

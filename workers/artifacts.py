@@ -26,7 +26,7 @@ UPLOAD_BYTES: Final = 4 * 1024 * 1024
 async def upload_log(
     connection: Connection, topology: Topology, lease: HeldLease, outcome: Outcome
 ) -> Outcome:
-    """Store the attempt's log if the job asks for it; a log that cannot be stored is a warning, not a failure."""
+    """Store the attempt's log if the job asks for it; not being able to is a warning, no failure."""
     spec = lease.entry.record.spec
     if spec is None or not spec.artifacts.log_upload or outcome.log_file is None:
         return outcome

@@ -129,6 +129,7 @@ def next_record(record: JobRecord, outcome: Outcome) -> JobRecord | None:
 
 
 def job_result(record: JobRecord, outcome: Outcome, state: State, now: dt.datetime) -> JobResult:
+    """The attempt's outcome as the job's result."""
     done = outcome.result
     result = JobResult(
         job_id=record.job_id,

@@ -1,6 +1,7 @@
 """The narrow view of a job that an operation gets: what to do, where to work, how to report."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -8,8 +9,7 @@ import msgspec
 
 from subjects.result import Outputs
 from subjects.spec import JobSpec
-from workers.joblog import JobLog
-from workers.process import ToolRunner
+from workers.workplace import Workplace
 
 
 class Report(Protocol):
@@ -32,8 +32,8 @@ class Report(Protocol):
 class JobContext(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt of one job.
 
-    `scratch` is a private directory on the same filesystem as the outputs; everything in it goes away
-    with the attempt. `guard` returns while the lease is held and raises AttemptStopped once it is not:
+    `workplace` opens the attempt's scratch directory, log and tools; an operation that touches no files
+    leaves it alone. `guard` returns while the lease is held and raises AttemptStopped once it is not:
     await it right before making anything visible; `workers.outputs.publish` does.
     """
 
@@ -43,10 +43,8 @@ class JobContext(msgspec.Struct, frozen=True, kw_only=True):
     spec: JobSpec
     parameters: Any
     actions: tuple[str, ...]
-    scratch: Path
-    log: JobLog
-    tools: ToolRunner
     report: Report
+    workplace: Callable[[], AbstractAsyncContextManager[Workplace]]
     guard: Callable[[], Awaitable[None]]
 
     @property
@@ -72,8 +70,8 @@ class Operation(Protocol):
     """One class per operation. An instance serves one attempt.
 
     `run` returns only when the work is done and proven; it raises OperationFailed with a code
-    otherwise. It may be cancelled at any await and must leave nothing outside `scratch` then. Publishing
-    is its last await: what is visible belongs to a result that is returned.
+    otherwise. It may be cancelled at any await and must leave nothing outside its workplace then.
+    Publishing is its last await: what is visible belongs to a result that is returned.
     """
 
     async def run(self, job: JobContext) -> OperationResult: ...

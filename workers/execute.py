@@ -14,13 +14,12 @@ from h2kbus.errors import AttemptStopped, ErrorCode, H2KBusError, InvalidMessage
 from subjects.operations import OperationCatalog, OperationDeclaration, parameters_of, selected_actions
 from subjects.record import JobRecord
 from subjects.result import JobError, Metrics
+from subjects.spec import JobSpec
 from workers.context import JobContext, OperationResult
-from workers.joblog import JobLog
 from workers.lease import HeldLease
 from workers.operations import load_runner
-from workers.outputs import log_path, scratch_directory
-from workers.process import ToolRunner
 from workers.progress import ProgressReport
+from workers.workplace import Workplace, open_workplace
 
 log = logging.getLogger("h2kbus.worker")
 
@@ -37,7 +36,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def execute(lease: HeldLease, catalog: OperationCatalog) -> Outcome:
-    """Run the attempt under its lease and its time-out. Returns whatever happened; raises nothing of its own."""
+    """Run the attempt under its lease and its time-out. Whatever happens is in what it returns."""
     began = time.monotonic()
     record = lease.entry.record
     result, error = None, None
@@ -64,47 +63,53 @@ async def execute(lease: HeldLease, catalog: OperationCatalog) -> Outcome:
 
 async def _within_time(lease: HeldLease, record: JobRecord, catalog: OperationCatalog) -> OperationResult:
     """The attempt under its time-out, counted on this host's monotonic clock."""
-    if record.spec is None:
-        raise InvalidMessage("the job has no specification", "$.spec")
-    seconds = record.spec.execution_policy.timeout_seconds
-    declaration = catalog.declaration_of(record.spec)
+    spec = _spec_of(record)
+    seconds = spec.execution_policy.timeout_seconds
+    declaration = catalog.declaration_of(spec)
+    lease.report = ProgressReport(declaration)
     try:
         with anyio.fail_after(seconds):
-            async with _workplace(lease, record, declaration) as context:
-                return await load_runner(declaration)().run(context)
+            return await load_runner(declaration)().run(_context(lease, record, declaration))
     except TimeoutError:
         raise AttemptStopped(ErrorCode.TIMEOUT, f"the attempt took longer than {seconds} s") from None
+    finally:
+        lease.report.finish()
 
 
-@contextlib.asynccontextmanager
-async def _workplace(
-    lease: HeldLease, record: JobRecord, declaration: OperationDeclaration
-) -> AsyncIterator[JobContext]:
-    """Scratch space, log and tools of one attempt; the scratch space goes away, the log stays."""
-    spec, held = record.spec, record.lease
-    assert spec is not None and held is not None
-    report = lease.report = ProgressReport(declaration)
-    output_path = Path(spec.artifacts.output_path)
-    async with scratch_directory(output_path, record.job_id, held.token) as scratch:
-        with JobLog(log_path(output_path, record.job_id)) as job_log:
-            lease.log_file = job_log.path
-            job_log.line(f"attempt {record.attempt} of {spec.operation} on {record.worker_id}")
-            try:
-                yield JobContext(
-                    job_id=record.job_id,
-                    attempt=record.attempt,
-                    token=held.token,
-                    spec=spec,
-                    parameters=parameters_of(declaration, spec.parameters),
-                    actions=selected_actions(declaration, spec.requested_actions),
-                    scratch=scratch,
-                    log=job_log,
-                    tools=ToolRunner(job_log, scratch),
-                    report=report,
-                    guard=lease.guard,
-                )
-            finally:
-                report.finish()
+def _context(lease: HeldLease, record: JobRecord, declaration: OperationDeclaration) -> JobContext:
+    spec, token = _spec_of(record), _token_of(record)
+
+    @contextlib.asynccontextmanager
+    async def workplace() -> AsyncIterator[Workplace]:
+        output_path = Path(spec.artifacts.output_path)
+        async with open_workplace(output_path, record.job_id, token=token, attempt=record.attempt) as place:
+            lease.log_file = place.log.path
+            place.log.line(f"attempt {record.attempt} of {spec.operation} on {record.worker_id}")
+            yield place
+
+    return JobContext(
+        job_id=record.job_id,
+        attempt=record.attempt,
+        token=token,
+        spec=spec,
+        parameters=parameters_of(declaration, spec.parameters),
+        actions=selected_actions(declaration, spec.requested_actions),
+        report=lease.report or ProgressReport(declaration),
+        workplace=workplace,
+        guard=lease.guard,
+    )
+
+
+def _spec_of(record: JobRecord) -> JobSpec:
+    if record.spec is None:
+        raise InvalidMessage("the job has no specification", "$.spec")
+    return record.spec
+
+
+def _token_of(record: JobRecord) -> int:
+    if record.lease is None:
+        raise InvalidMessage("the job has no lease", "$.lease")
+    return record.lease.token
 
 
 def job_error(error: H2KBusError, lease: HeldLease) -> JobError:

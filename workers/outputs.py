@@ -1,11 +1,11 @@
 """Where an attempt works and how its results become visible: whole, once, and never over another file."""
 
 import errno
+import functools
 import os
-import re
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import anyio
@@ -14,6 +14,7 @@ import msgspec
 from h2kbus.errors import ErrorCode, OperationFailed
 
 _FILE_MODE = 0o640
+_SCRATCH_PREFIX = ".h2kbus-"
 _REMOVAL_SECONDS = 60.0
 _ERRNO_CODES = {
     errno.ENOSPC: ErrorCode.NO_SPACE,
@@ -50,16 +51,21 @@ def intermediate_path(output_path: Path, job_id: str, name: str) -> Path:
 async def scratch_directory(output_path: Path, job_id: str, token: int) -> AsyncIterator[Path]:
     """A private directory inside `output_path`, so on its filesystem, for one attempt.
 
-    `output_path` is made if it is missing. At the end the directory goes away, with those that earlier
-    attempts of the job left when they were killed. Raises OUTPUT_UNWRITABLE or NO_SPACE.
+    `output_path` is made if it is missing; the directory goes away at the end. Raises OUTPUT_UNWRITABLE
+    or NO_SPACE.
     """
-    scratch = output_path / f".h2kbus-{job_id}-{token}"
+    scratch = output_path / f"{_SCRATCH_PREFIX}{job_id}-{token}"
     await anyio.to_thread.run_sync(_make_scratch, scratch)
     try:
         yield scratch
     finally:
         with anyio.move_on_after(_REMOVAL_SECONDS, shield=True):
-            await anyio.to_thread.run_sync(_remove_scratch, output_path, job_id, token)
+            await anyio.to_thread.run_sync(functools.partial(shutil.rmtree, scratch, ignore_errors=True))
+
+
+async def sweep_scratch(output_path: Path, job_id: str, *, before: int) -> None:
+    """Remove what earlier attempts, those with tokens below `before`, left when they were killed."""
+    await anyio.to_thread.run_sync(_sweep, output_path, job_id, before)
 
 
 def require_free(*targets: Path) -> None:
@@ -112,14 +118,11 @@ def _make_scratch(scratch: Path) -> None:
         scratch.mkdir(mode=0o700)
 
 
-def _remove_scratch(output_path: Path, job_id: str, token: int) -> None:
-    """Remove what this attempt and earlier ones left; a later attempt's directory is not ours."""
-    pattern = re.compile(rf"\.h2kbus-{re.escape(job_id)}-([0-9]+)")
-    with suppress(FileNotFoundError):
-        for each in list(output_path.iterdir()):
-            match = pattern.fullmatch(each.name)
-            if match and int(match[1]) <= token:
-                shutil.rmtree(each, ignore_errors=True)
+def _sweep(output_path: Path, job_id: str, before: int) -> None:
+    for each in list(output_path.glob(f"{_SCRATCH_PREFIX}{job_id}-*")):
+        token = each.name.removeprefix(f"{_SCRATCH_PREFIX}{job_id}-")
+        if token.isdecimal() and int(token) < before:
+            shutil.rmtree(each, ignore_errors=True)
 
 
 def _finish(path: Path) -> None:

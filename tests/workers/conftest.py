@@ -1,6 +1,7 @@
 """Real disks, and the caller's side of an operation: a job's context with a report that remembers."""
 
 import binascii
+import functools
 import os
 import struct
 import subprocess
@@ -15,10 +16,8 @@ import pytest
 from subjects.operations import CONVERT, INSPECT, OperationDeclaration, parameters_of, selected_actions
 from subjects.spec import ArtifactPolicy, Audit, ImageSpec, JobSpec
 from workers.context import JobContext, OperationResult
-from workers.joblog import JobLog
 from workers.operations import load_runner
-from workers.outputs import log_path, scratch_directory
-from workers.process import ToolRunner
+from workers.workplace import open_workplace
 
 MIB = 1 << 20
 DISK_BYTES = 48 * MIB
@@ -26,11 +25,6 @@ PARTITION_AT = 1 * MIB
 PARTITION_BYTES = 40 * MIB
 LINUX = uuid.UUID("0fc63daf-8483-4772-8e79-3d69d8477de4").bytes_le
 DECLARATIONS: dict[str, OperationDeclaration] = {"convert": CONVERT, "inspect": INSPECT}
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 def qemu_img(*argv: object) -> None:
@@ -150,22 +144,18 @@ class Bench:
         return await self._attempt(spec, DECLARATIONS[operation])
 
     async def _attempt(self, spec: JobSpec, declaration: OperationDeclaration) -> OperationResult:
-        async with scratch_directory(self.out, "job-1", 7) as scratch:
-            with JobLog(log_path(self.out, "job-1")) as log:
-                job = JobContext(
-                    job_id="job-1",
-                    attempt=1,
-                    token=7,
-                    spec=spec,
-                    parameters=parameters_of(declaration, spec.parameters),
-                    actions=selected_actions(declaration, spec.requested_actions),
-                    scratch=scratch,
-                    log=log,
-                    tools=ToolRunner(log, scratch),
-                    report=self.report,
-                    guard=self.guard,
-                )
-                return await load_runner(declaration)().run(job)
+        job = JobContext(
+            job_id="job-1",
+            attempt=1,
+            token=7,
+            spec=spec,
+            parameters=parameters_of(declaration, spec.parameters),
+            actions=selected_actions(declaration, spec.requested_actions),
+            report=self.report,
+            workplace=functools.partial(open_workplace, self.out, "job-1", token=7, attempt=1),
+            guard=self.guard,
+        )
+        return await load_runner(declaration)().run(job)
 
     def read_report(self) -> dict[str, Any]:
         return msgspec.json.decode((self.out / "job-1.report.json").read_bytes(), type=dict[str, Any])

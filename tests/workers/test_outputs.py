@@ -5,7 +5,7 @@ import pytest
 
 from h2kbus.errors import ErrorCode, OperationFailed
 from tests.workers.conftest import lease_is_held
-from workers.outputs import StagedFile, publish, require_free, scratch_directory
+from workers.outputs import StagedFile, publish, require_free, scratch_directory, sweep_scratch
 
 pytestmark = pytest.mark.anyio
 
@@ -27,8 +27,7 @@ async def test_output_path_is_made_and_scratch_goes_away(tmp_path: Path) -> None
 async def test_leftovers_of_earlier_attempts_go_and_others_stay(tmp_path: Path) -> None:
     for name in (".h2kbus-job-1", ".h2kbus-job-9", ".h2kbus-job-a-1", ".h2kbus-other-1"):
         (tmp_path / name).mkdir()
-    async with scratch_directory(tmp_path, "job", 2):
-        pass
+    await sweep_scratch(tmp_path, "job", before=2)
     left = sorted(each.name for each in tmp_path.iterdir())
     assert left == [".h2kbus-job-9", ".h2kbus-job-a-1", ".h2kbus-other-1"]
 

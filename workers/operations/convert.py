@@ -25,6 +25,7 @@ from workers.outputs import (
 )
 from workers.qemu import PROGRAM, Disk, ImageInfo, OnFraction, QemuImg
 from workers.report import ActionLine, Outcome, Report, write_report
+from workers.workplace import Workplace
 
 _STREAM = "streamOptimized"
 _ROUNDING_BYTES = 16 << 20
@@ -36,31 +37,33 @@ class Convert:
 
     async def run(self, job: JobContext) -> OperationResult:
         """Convert, check, compare, publish. Raises OperationFailed with the code of what went wrong."""
-        work = _Conversion(job)
-        require_free(*work.targets)
-        job.report.enter("probe", "reading the image's header")
-        async with open_image(job.spec.image, work.on_checksum) as image:
-            image.require_sound()
-            await work.probe(image)
-            await work.convert(image.disk)
-            await work.prove(image.disk)
-            image.require_unchanged()
-        return await work.publish(image)
+        async with job.workplace() as place:
+            work = _Conversion(job, place)
+            require_free(*work.targets)
+            job.report.enter("probe", "reading the image's header")
+            async with open_image(job.spec.image, work.on_checksum) as image:
+                image.require_sound()
+                await work.probe(image)
+                await work.convert(image.disk)
+                await work.prove(image.disk)
+                image.require_unchanged()
+            return await work.publish(image)
 
 
 class _Conversion:
     """The state of one conversion: what is known about both images, and what was done."""
 
-    def __init__(self, job: JobContext) -> None:
+    def __init__(self, job: JobContext, place: Workplace) -> None:
         self._job = job
+        self._place = place
         self._parameters: ConvertParameters = job.parameters
-        self._qemu = QemuImg(job.tools)
+        self._qemu = QemuImg(place.tools)
         self._started_at = dt.datetime.now(dt.UTC)
         self._lines: list[ActionLine] = []
         self._warnings: list[str] = []
         self._kept: dict[str, bytes] = {}
         self._versions: dict[str, str] = {}
-        self._output = Disk(path=job.scratch / "output", format=self._parameters.output_format)
+        self._output = Disk(path=place.scratch / "output", format=self._parameters.output_format)
         self._target = job.output_path / output_name(job.spec.image.path, self._parameters)
         self._source_info: ImageInfo | None = None
         self._output_info: ImageInfo | None = None
@@ -105,7 +108,7 @@ class _Conversion:
         self._job.report.enter("publish", "making the results durable")
         if not self._job.spec.artifacts.store_fixed_image:
             self._warnings.append("the converted image was proven and not kept, as store_fixed_image says")
-        report = self._job.scratch / "report.json"
+        report = self._place.scratch / "report.json"
         write_report(self._report(image), report)
         kept = self._stage_kept()
         staged = [StagedFile(report, report_path(self._job.output_path, self._job.job_id)), *kept]
@@ -128,14 +131,14 @@ class _Conversion:
 
     async def _look_for_space(self, source: Disk) -> None:
         """Warn early. Zeros that the source stores are not written again, so no more can be said here."""
-        free = free_bytes(self._job.scratch)
+        free = free_bytes(self._place.scratch)
         needed = self._known_source.virtual_size
         if free >= needed or self._parameters.compress:
             return
         needed = await self._qemu.measure(source, self._output.format) or needed
         if free < needed:
             self._warnings.append(f"the result may need {needed} bytes and {free} are free")
-            self._job.log.line(self._warnings[-1])
+            self._place.log.line(self._warnings[-1])
 
     async def _collect(self, failures: list[OperationFailed], step: Coroutine[Any, Any, None]) -> None:
         """Await one step; its failure must not leave the task group as a group of errors."""
@@ -217,14 +220,14 @@ class _Conversion:
 
     def _note(self, action: str, outcome: Outcome, detail: str) -> None:
         self._lines.append(ActionLine(action=action, outcome=outcome, detail=detail))
-        self._job.log.line(f"{action}: {outcome} ({detail})")
+        self._place.log.line(f"{action}: {outcome} ({detail})")
 
     def _stage_kept(self) -> list[StagedFile]:
         if not self._job.spec.artifacts.keep_intermediates:
             return []
         staged = []
         for name, content in self._kept.items():
-            source = self._job.scratch / name
+            source = self._place.scratch / name
             source.write_bytes(content)
             staged.append(
                 StagedFile(source, intermediate_path(self._job.output_path, self._job.job_id, name))
@@ -249,12 +252,12 @@ class _Conversion:
 
     def _result(self, image: CheckedImage, kept: list[str]) -> OperationResult:
         stored = self._job.spec.artifacts.store_fixed_image
-        tools = self._job.tools
+        tools = self._place.tools
         return OperationResult(
             outputs=Outputs(
                 fixed_image=str(self._target) if stored else None,
                 report=str(report_path(self._job.output_path, self._job.job_id)),
-                logs=str(self._job.log.path),
+                logs=str(self._place.log.path),
                 intermediates=tuple(kept),
             ),
             disk_read_bytes=tools.read_bytes,

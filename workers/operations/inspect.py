@@ -13,6 +13,7 @@ from workers.outputs import StagedFile, intermediate_path, publish, report_path,
 from workers.partitions import FILESYSTEM_BYTES, PartitionTable, filesystem_of, read_table
 from workers.qemu import PROGRAM, Disk, QemuImg
 from workers.report import ActionLine, Outcome, Report, write_report
+from workers.workplace import Workplace
 
 _MAX_PROBED_PARTITIONS = 32
 _EDGE_BYTES = 128 * 1024
@@ -26,25 +27,27 @@ class Inspect:
 
         Raises OperationFailed for an image that is not what the job describes.
         """
-        work = _Inspection(job)
-        require_free(report_path(job.output_path, job.job_id))
-        job.report.enter("probe", "reading the image's header")
-        async with open_image(job.spec.image, work.on_checksum) as image:
-            work.take_header(image)
-            if not work.refused:
-                await work.info(image)
-                await work.check(image.disk)
-                await work.partitions(image.disk)
-            image.require_unchanged()
-        return await work.publish()
+        async with job.workplace() as place:
+            work = _Inspection(job, place)
+            require_free(report_path(job.output_path, job.job_id))
+            job.report.enter("probe", "reading the image's header")
+            async with open_image(job.spec.image, work.on_checksum) as image:
+                work.take_header(image)
+                if not work.refused:
+                    await work.info(image)
+                    await work.check(image.disk)
+                    await work.partitions(image.disk)
+                image.require_unchanged()
+            return await work.publish()
 
 
 class _Inspection:
     """The facts found so far."""
 
-    def __init__(self, job: JobContext) -> None:
+    def __init__(self, job: JobContext, place: Workplace) -> None:
         self._job = job
-        self._qemu = QemuImg(job.tools)
+        self._place = place
+        self._qemu = QemuImg(place.tools)
         self._started_at = dt.datetime.now(dt.UTC)
         self._facts: dict[str, Any] = {"path": job.spec.image.path, "declared_format": job.spec.image.format}
         self._lines: list[ActionLine] = []
@@ -121,18 +124,18 @@ class _Inspection:
     async def publish(self) -> OperationResult:
         """Publish the report; the last thing that happens."""
         self._job.report.enter("report", "writing the report")
-        report = self._job.scratch / "report.json"
+        report = self._place.scratch / "report.json"
         write_report(self._report(), report)
         target = report_path(self._job.output_path, self._job.job_id)
         kept = self._stage_kept()
         result = OperationResult(
             outputs=Outputs(
                 report=str(target),
-                logs=str(self._job.log.path),
+                logs=str(self._place.log.path),
                 intermediates=tuple(str(each.target) for each in kept),
             ),
-            disk_read_bytes=self._job.tools.read_bytes,
-            disk_write_bytes=self._job.tools.written_bytes,
+            disk_read_bytes=self._place.tools.read_bytes,
+            disk_write_bytes=self._place.tools.written_bytes,
             warnings=tuple(self._warnings),
             summary=self._summary(),
         )
@@ -155,14 +158,14 @@ class _Inspection:
 
     def _note(self, action: str, outcome: Outcome, detail: str) -> None:
         self._lines.append(ActionLine(action=action, outcome=outcome, detail=detail))
-        self._job.log.line(f"{action}: {outcome} ({detail})")
+        self._place.log.line(f"{action}: {outcome} ({detail})")
 
     def _stage_kept(self) -> list[StagedFile]:
         if not self._job.spec.artifacts.keep_intermediates:
             return []
         staged = []
         for name, content in self._kept.items():
-            source = self._job.scratch / name
+            source = self._place.scratch / name
             source.write_bytes(content)
             staged.append(
                 StagedFile(source, intermediate_path(self._job.output_path, self._job.job_id, name))
