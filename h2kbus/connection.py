@@ -108,28 +108,33 @@ class Connection:
         Raises RevisionConflict for a lost compare-and-set, SubjectTaken where the stream holds one
         message per subject, BusFull, PermissionDenied, and BusTimeout when the outcome is unknown.
         """
-        await self._ready(timeout)
-        with mapped_errors():
+        if not self.nats.is_connected:
+            await self._reconnected(timeout)
+        with mapped_errors:
             answer = await self.inbox.ask(subject, payload, headers, timeout=timeout)
         return _sequence(subject, answer)
 
     async def publish_together(self, *messages: tuple[str, bytes]) -> list[int | BusError]:
         """Like `publish` for several messages in one round trip: each one's sequence, or its error."""
-        await self._ready(DEADLINE_SECONDS)
-        with mapped_errors():
-            answers = [await self.inbox.begin(subject, body) for subject, body in messages]
+        if not self.nats.is_connected:
+            await self._reconnected(DEADLINE_SECONDS)
+        with mapped_errors:
+            answers = [
+                await self.inbox.begin(subject, body, timeout=DEADLINE_SECONDS) for subject, body in messages
+            ]
         outcomes = await asyncio.gather(*answers, return_exceptions=True)
         return [_outcome(subject, each) for (subject, _), each in zip(messages, outcomes, strict=True)]
 
     async def publish_unconfirmed(self, subject: str, payload: bytes, reply: str = "") -> None:
         """Send and forget: hints, pulls and acknowledgements that a redelivery would repeat."""
-        with mapped_errors():
+        with mapped_errors:
             await self.nats.publish(subject, payload, reply)
 
     async def ask(self, subject: str, payload: bytes = b"", *, timeout: float = DEADLINE_SECONDS) -> Msg:
         """Any request with one answer."""
-        await self._ready(timeout)
-        with mapped_errors():
+        if not self.nats.is_connected:
+            await self._reconnected(timeout)
+        with mapped_errors:
             return await self.inbox.ask(subject, payload, timeout=timeout)
 
     async def api(self, name: str, body: Any = None, *, timeout: float = DEADLINE_SECONDS) -> dict[str, Any]:
@@ -159,7 +164,8 @@ class Connection:
 
         Raises BusTimeout unless the whole batch arrives in time.
         """
-        await self._ready(DEADLINE_SECONDS)
+        if not self.nats.is_connected:
+            await self._reconnected(DEADLINE_SECONDS)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         batch: list[Stored] = []
 
@@ -201,18 +207,16 @@ class Connection:
         async def deliver(message: Msg) -> None:
             handler(message)
 
-        with mapped_errors():
+        with mapped_errors:
             return await self.nats.subscribe(subject, cb=deliver)
 
     async def flush(self) -> None:
         """Wait until the server has seen everything sent so far."""
-        with mapped_errors():
+        with mapped_errors:
             await self.nats.flush(timeout=int(DEADLINE_SECONDS))
 
-    async def _ready(self, timeout: float) -> None:
+    async def _reconnected(self, timeout: float) -> None:
         """While disconnected the client buffers what it should refuse: wait for the reconnection here."""
-        if self.nats.is_connected:
-            return
         with anyio.move_on_after(timeout) as waited:
             while not self.nats.is_connected:
                 await self._connected.wait()
@@ -244,7 +248,8 @@ class Connection:
 
     async def close(self) -> None:
         """Send what is buffered and close, within two seconds."""
-        with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_SECONDS):
+        self.inbox.stop()
+        with anyio.move_on_after(CLOSE_SECONDS, shield=True):
             with contextlib.suppress(nats.errors.Error, OSError):
                 await self.nats.flush(timeout=1)
             await self.nats.close()
@@ -283,17 +288,22 @@ async def connect(settings: ConnectionSettings) -> AsyncIterator[Connection]:
         await connection.close()
 
 
-@contextlib.contextmanager
-def mapped_errors() -> Any:
+class _MappedErrors:
     """The one place where the client's errors become ours."""
-    try:
-        yield
-    except nats.errors.MaxPayloadError:
-        raise BusFull("the message is larger than the server accepts") from None
-    except (nats.errors.ConnectionClosedError, nats.errors.OutboundBufferLimitError) as error:
-        raise BusUnreachable(f"the connection is not there: {error}") from None
-    except nats.errors.Error as error:
-        raise BusTimeout(f"the bus did not take the request: {error}") from None
+
+    def __enter__(self) -> None:
+        """Nothing to do; it has no state, so that one serves every request."""
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, nats.errors.MaxPayloadError):
+            raise BusFull("the message is larger than the server accepts") from None
+        if isinstance(error, (nats.errors.ConnectionClosedError, nats.errors.OutboundBufferLimitError)):
+            raise BusUnreachable(f"the connection is not there: {error}") from None
+        if isinstance(error, nats.errors.Error):
+            raise BusTimeout(f"the bus did not take the request: {error}") from None
+
+
+mapped_errors: Final = _MappedErrors()
 
 
 def error_of(problem: ApiError, subject: str) -> BusError:

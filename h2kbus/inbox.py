@@ -1,21 +1,32 @@
 """Requests and their answers over one wildcard subscription.
 
 JetStream answers every durable publish. The NATS client's own request costs about twice the time of
-this, because it makes a future, parses headers and starts a timer task for each; here one
-subscription serves all requests of a connection, so that thousands can be on their way at once.
+this, because it makes a timer task for each; here one subscription and one timer serve all requests
+of a connection, so that thousands can be on their way at once.
 """
 
 import asyncio
 import functools
 import itertools
 from collections.abc import Callable
+from typing import Final
 
+import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from h2kbus.errors import BusError, BusTimeout, PermissionDenied
 
 MessageHandler = Callable[[Msg], None]
+
+SWEEP_SECONDS: Final = 0.25
+"""How often overdue requests are looked for; a deadline is kept to within this."""
+
+
+class _Request(msgspec.Struct, frozen=True):
+    answer: "asyncio.Future[Msg]"
+    subject: str
+    deadline: float
 
 
 class Inbox:
@@ -26,10 +37,17 @@ class Inbox:
         self._prefix = nats.new_inbox()
         self._tokens = itertools.count()
         self._handlers: dict[str, MessageHandler] = {}
-        self._waiting: dict[str, tuple[asyncio.Future[Msg], str]] = {}
+        self._waiting: dict[str, _Request] = {}
+        self._timer: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
+        """Subscribe, and watch the deadlines until `stop`."""
+        self._sweep()
         await self._nats.subscribe(f"{self._prefix}.*", cb=self._on_message)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
     async def ask(
         self, subject: str, payload: bytes, headers: dict[str, str] | None = None, *, timeout: float
@@ -42,25 +60,14 @@ class Inbox:
         return await (await self.begin(subject, payload, headers, timeout=timeout))
 
     async def begin(
-        self, subject: str, payload: bytes, headers: dict[str, str] | None = None, *, timeout: float = 5.0
+        self, subject: str, payload: bytes, headers: dict[str, str] | None = None, *, timeout: float
     ) -> "asyncio.Future[Msg]":
         """Like `ask`, but return the answer's future once the request is on its way."""
         loop = asyncio.get_running_loop()
         token = str(next(self._tokens))
         answer: asyncio.Future[Msg] = loop.create_future()
-        timer = loop.call_later(timeout, self._expire, token)
-        self._waiting[token] = (answer, subject)
-
-        def forget(_: object) -> None:
-            timer.cancel()
-            self._waiting.pop(token, None)
-
-        answer.add_done_callback(forget)
-        try:
-            await self._nats.publish(subject, payload, f"{self._prefix}.{token}", headers)
-        except BaseException:
-            answer.cancel()
-            raise
+        self._waiting[token] = _Request(answer, subject, loop.time() + timeout)
+        await self._nats.publish(subject, payload, f"{self._prefix}.{token}", headers)
         return answer
 
     def open(self, handler: MessageHandler) -> tuple[str, Callable[[], object]]:
@@ -76,26 +83,30 @@ class Inbox:
 
     def fail_denied(self, subject: str, reason: str) -> None:
         """The server refused to let us publish on `subject`."""
-        for token, (_, asked) in list(self._waiting.items()):
-            if asked == subject:
+        for token, request in list(self._waiting.items()):
+            if request.subject == subject:
                 self._fail(token, PermissionDenied(reason))
 
-    def _expire(self, token: str) -> None:
-        waiting = self._waiting.get(token)
-        if waiting:
-            self._fail(token, BusTimeout(f"the server did not answer on {waiting[1]} in time"))
+    def _sweep(self) -> None:
+        """Fail what is overdue and forget what nobody waits for any more."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for token, request in list(self._waiting.items()):
+            if request.deadline < now or request.answer.done():
+                self._fail(token, BusTimeout(f"the server did not answer on {request.subject} in time"))
+        self._timer = loop.call_later(SWEEP_SECONDS, self._sweep)
 
     def _fail(self, token: str, error: BusError) -> None:
-        waiting = self._waiting.pop(token, None)
-        if waiting and not waiting[0].done():
-            waiting[0].set_exception(error)
+        request = self._waiting.pop(token, None)
+        if request and not request.answer.done():
+            request.answer.set_exception(error)
 
     async def _on_message(self, message: Msg) -> None:
         token = message.subject[len(self._prefix) + 1 :]
-        waiting = self._waiting.pop(token, None)
-        if waiting is not None:
-            if not waiting[0].done():
-                waiting[0].set_result(message)
+        request = self._waiting.pop(token, None)
+        if request is not None:
+            if not request.answer.done():
+                request.answer.set_result(message)
             return
         handler = self._handlers.get(token)
         if handler is not None:

@@ -79,19 +79,19 @@ class Pull:
         self.consumer = consumer
         self.left = batch
         self.failed = False
-        self._ended = anyio.Event()
-
-    @property
-    def over(self) -> bool:
-        return self._ended.is_set()
+        self.over = False
+        self._waiter: anyio.Event | None = None
 
     def end(self) -> None:
-        self._ended.set()
+        self.over = True
+        if self._waiter is not None:
+            self._waiter.set()
 
-    async def wait(self, seconds: float) -> None:
-        """Wait until it is over; a server that does not say so in time is not waited for."""
-        with anyio.move_on_after(seconds):
-            await self._ended.wait()
+    async def wait(self) -> None:
+        """Wait until it is over; one that the server forgets is over a little after its time."""
+        if not self.over:
+            self._waiter = anyio.Event()
+            await self._waiter.wait()
 
 
 class PullInbox:

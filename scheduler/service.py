@@ -3,7 +3,6 @@
 Any number of schedulers may run side by side.
 """
 
-import contextlib
 import functools
 import logging
 from typing import Final
@@ -14,7 +13,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from h2kbus.connection import Connection
 from h2kbus.errors import BusError, H2KBusError
 from h2kbus.provision import provision
-from h2kbus.pull import ANSWER_SECONDS, Delivery, PullInbox, PullRequest
+from h2kbus.pull import Delivery, PullInbox, PullRequest
 from h2kbus.slots import Slots
 from scheduler.intake import Intake
 from scheduler.lanes import LaneRegistry
@@ -66,7 +65,7 @@ class Scheduler:
             request = PullRequest(batch=free, expires=PULL_SECONDS * SECOND)
             try:
                 pull = await inbox.send(self._topology.scheduler_consumer, request)
-                await pull.wait(PULL_SECONDS + ANSWER_SECONDS)
+                await pull.wait()
                 failure = "its consumer is gone" if pull.failed else None
             except BusError as error:
                 failure = str(error)
@@ -77,7 +76,7 @@ class Scheduler:
     def _begin(self, group: TaskGroup, delivery: Delivery) -> None:
         group.start_soon(self._handle, delivery, self._slots.take())
 
-    async def _handle(self, delivery: Delivery, slot: contextlib.AbstractContextManager[None]) -> None:
+    async def _handle(self, delivery: Delivery, slot: Slots) -> None:
         """The edge: a command that fails comes again, and the reason is logged once for each time."""
         with slot:
             try:

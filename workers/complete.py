@@ -44,7 +44,7 @@ class Settlement:
 
     async def settle(self, lease: HeldLease, outcome: Outcome) -> None:
         """Write what the attempt came to. Shielded: a cancelled worker still settles what it did."""
-        with anyio.CancelScope(shield=True), anyio.move_on_after(LEASE_SECONDS):
+        with anyio.move_on_after(LEASE_SECONDS, shield=True):
             await _insist(lease.send_progress)
             async with lease.lock:
                 lease.settled = True
@@ -89,8 +89,9 @@ class Settlement:
             await publish_event(self._connection, self._topology, milestone(record, entry.revision))
 
         async def answer() -> None:
+            # Should an acknowledgement get lost, the redelivered message finds the job at its end.
             if record.state.terminal:
-                await lease.delivery.ack()
+                await lease.delivery.ack_unconfirmed()
             else:
                 await lease.delivery.nak(delay_of(record))
 

@@ -7,7 +7,6 @@ import traceback
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import anyio
 import msgspec
 
 from h2kbus.errors import AttemptStopped, ErrorCode, H2KBusError, InvalidMessage
@@ -36,13 +35,13 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def execute(lease: HeldLease, catalog: OperationCatalog) -> Outcome:
-    """Run the attempt under its lease and its time-out. Whatever happens is in what it returns."""
+    """Run the attempt under its lease, which also ends it in time. Whatever happens is in what it returns."""
     began = time.monotonic()
     record = lease.entry.record
     result, error = None, None
     with lease.scope:
         try:
-            result = await _within_time(lease, record, catalog)
+            result = await _run(lease, record, catalog)
         except AttemptStopped as stop:
             error = job_error(stop, lease)
         except H2KBusError as failure:
@@ -61,17 +60,11 @@ async def execute(lease: HeldLease, catalog: OperationCatalog) -> Outcome:
     )
 
 
-async def _within_time(lease: HeldLease, record: JobRecord, catalog: OperationCatalog) -> OperationResult:
-    """The attempt under its time-out, counted on this host's monotonic clock."""
-    spec = _spec_of(record)
-    seconds = spec.execution_policy.timeout_seconds
-    declaration = catalog.declaration_of(spec)
+async def _run(lease: HeldLease, record: JobRecord, catalog: OperationCatalog) -> OperationResult:
+    declaration = catalog.declaration_of(_spec_of(record))
     lease.report = ProgressReport(declaration)
     try:
-        with anyio.fail_after(seconds):
-            return await load_runner(declaration)().run(_context(lease, record, declaration))
-    except TimeoutError:
-        raise AttemptStopped(ErrorCode.TIMEOUT, f"the attempt took longer than {seconds} s") from None
+        return await load_runner(declaration)().run(_context(lease, record, declaration))
     finally:
         lease.report.finish()
 

@@ -37,7 +37,7 @@ class HeldLease:
         self.entry = entry
         self.delivery = delivery
         self.report: ProgressReport | None = None
-        self.lock = anyio.Lock()
+        self.lock = anyio.Lock(fast_acquire=True)
         self.scope = anyio.CancelScope()
         self.cause: AttemptStopped | None = None
         self.settled = False
@@ -45,8 +45,10 @@ class HeldLease:
         self._connection = connection
         self._topology = topology
         self._store = store
-        self._confirmed = self._tried = time.monotonic()
+        self._began = self._confirmed = self._tried = time.monotonic()
         self._sent = 0
+        spec = entry.record.spec
+        self.time_out = spec.execution_policy.timeout_seconds if spec else 0
 
     @property
     def job_id(self) -> str:
@@ -55,6 +57,11 @@ class HeldLease:
     @property
     def expired(self) -> bool:
         return time.monotonic() - self._confirmed > LEASE_SECONDS
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the attempt has used up its time, on this host's monotonic clock."""
+        return time.monotonic() - self._began > self.time_out
 
     @property
     def due(self) -> bool:
@@ -96,8 +103,10 @@ class HeldLease:
 
     async def send_progress(self) -> None:
         """Publish what the operation has said since the last time."""
+        if self.report is None or not self.report.has_unsent:
+            return
         async with self.lock:
-            if self.report is None or self.settled:
+            if self.settled:
                 return
             for snapshot in self.report.take_unsent():
                 self._sent += 1
@@ -170,6 +179,8 @@ class LeaseKeeper:
         if lease.expired:
             lease.stop(ErrorCode.LEASE_LOST, f"the bus was silent for {LEASE_SECONDS:g} s")
             return
+        if lease.overdue:
+            lease.stop(ErrorCode.TIMEOUT, f"the attempt took longer than {lease.time_out} s")
         if lease.due:
             await lease.renew()
         try:

@@ -66,6 +66,10 @@ class ProgressReport:
         self._close_phase()
         self._phase = ""
 
+    @property
+    def has_unsent(self) -> bool:
+        return bool(self._unsent)
+
     def take_unsent(self) -> list[Snapshot]:
         """What should be sent now: every phase that began, and the newest word of each."""
         unsent, self._unsent = self._unsent, []

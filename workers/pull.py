@@ -8,7 +8,7 @@ from typing import Final
 import anyio
 
 from h2kbus.connection import Connection
-from h2kbus.pull import ANSWER_SECONDS, Delivery, Pull, PullInbox, PullRequest
+from h2kbus.pull import Delivery, Pull, PullInbox, PullRequest
 from subjects.fleet import LaneAnnouncement
 from subjects.lanes import lane_needs, pull_priority
 from subjects.topology import PULL_GROUP, SECOND, Topology
@@ -65,7 +65,7 @@ class LanePuller:
         for lane in self._lanes:
             request = PullRequest(batch=free, no_wait=True, group=PULL_GROUP, priority=self._priority(lane))
             pull = await self._inbox.send(lane.consumer, request)
-            await pull.wait(ANSWER_SECONDS)
+            await pull.wait()
             if self._arrived:
                 return
 

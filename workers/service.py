@@ -94,7 +94,7 @@ class Worker:
             await anyio.sleep(PAUSE_SECONDS)
             return []
 
-    async def _work(self, delivery: Delivery, slot: contextlib.AbstractContextManager[None]) -> None:
+    async def _work(self, delivery: Delivery, slot: Slots) -> None:
         """One job, from its message to its settlement. The edge where what went wrong is logged."""
         with slot:
             try:
