@@ -9,7 +9,7 @@ async with h2kbus.connect("nats://127.0.0.1:4222") as bus:
 
 import contextlib
 import datetime as dt
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Final
 
 import anyio
@@ -21,7 +21,7 @@ from h2kbus.errors import DuplicateJob, InvalidMessage, JobFinished, JobNotFound
 from h2kbus.ids import new_job_id
 from h2kbus.settings import ConnectionSettings
 from h2kbus.store import Entry, JobStore
-from h2kbus.watch import EventFeed
+from h2kbus.watch import RESYNC_SECONDS, EventFeed, next_within
 from subjects.codec import decode, encode
 from subjects.commands import CancelCommand, RetryCommand, Verb
 from subjects.events import ProgressEvent, milestone
@@ -34,6 +34,7 @@ from subjects.states import State
 from subjects.topology import Topology
 
 VERDICT_SECONDS: Final = 5.0
+POLL_SECONDS: Final = 0.02
 SUBMIT_WINDOW: Final = 512
 """Submissions on their way at once: enough to hide the round trip, few enough to stay in memory."""
 
@@ -93,9 +94,34 @@ class Bus:
                 while entry is None:
                     await events.receive()
                     entry = await self.store.find(job_id)
-        if entry and spec and entry.record.spec is not None and not same_job(entry.record, spec):
-            raise DuplicateJob(f"another job has the id {job_id}")
-        return entry
+        if entry is None:
+            return None
+        word = _same_or_duplicate(entry, spec)
+        if isinstance(word, DuplicateJob):
+            raise word
+        return word
+
+    async def verdicts(
+        self, specs: Mapping[str, JobSpec | None], *, timeout: float = VERDICT_SECONDS
+    ) -> AsyncIterator[tuple[str, Entry | DuplicateJob]]:
+        """The scheduler's word on many submissions, each as soon as it is there, until `timeout` (seconds).
+
+        Ids that it has not answered by then are left out. `specs` gives the job behind each id; None
+        where the id is new, so that it cannot belong to another job.
+        """
+        pending = list(specs)
+        until = anyio.current_time() + timeout
+        while pending:
+            undecided = []
+            for job_id, entry in zip(pending, await self.store.find_many(pending), strict=True):
+                if entry is None:
+                    undecided.append(job_id)
+                else:
+                    yield job_id, _same_or_duplicate(entry, specs[job_id])
+            pending = undecided
+            if not pending or anyio.current_time() > until:
+                return
+            await anyio.sleep(POLL_SECONDS)
 
     async def status(self, job_id: str) -> JobRecord:
         """The job's record. Raises JobNotFound."""
@@ -139,6 +165,20 @@ class Bus:
         if check and record.state is not State.COMPLETED and error:
             raise OperationFailed(error.code, error.message, **error.details)
         return record
+
+    async def results(self, job_ids: Iterable[str]) -> AsyncIterator[JobRecord]:
+        """The records of many jobs, each as it ends, over one subscription."""
+        pending = dict.fromkeys(job_ids)
+        async with EventFeed(self.connection, self.topology, "*").open() as events:
+            while pending:
+                for entry in await self.store.find_many(list(pending)):
+                    if entry is not None and entry.record.state.terminal:
+                        del pending[entry.record.job_id]
+                        yield entry.record
+                while pending and (event := await next_within(events, RESYNC_SECONDS)) is not None:
+                    if event.state.terminal and event.job_id in pending:
+                        del pending[event.job_id]
+                        yield await self.status(event.job_id)
 
     async def cancel(self, job_id: str, reason: str = "") -> None:
         """Ask for the job to be stopped. Raises JobNotFound, or JobFinished when it has ended."""
@@ -210,6 +250,12 @@ class Bus:
     async def _require(self, job_id: str) -> None:
         if await self.store.find(job_id) is None and not await self.is_waiting(job_id):
             raise JobNotFound(f"no job {job_id}")
+
+
+def _same_or_duplicate(entry: Entry, spec: JobSpec | None) -> Entry | DuplicateJob:
+    if spec is None or entry.record.spec is None or same_job(entry.record, spec):
+        return entry
+    return DuplicateJob(f"another job has the id {entry.record.job_id}")
 
 
 async def read_lanes(connection: Connection, topology: Topology) -> list[LaneAnnouncement]:

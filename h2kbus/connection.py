@@ -25,6 +25,7 @@ from h2kbus.errors import (
     BusTimeout,
     BusUnreachable,
     ErrorCode,
+    NotProvisioned,
     RevisionConflict,
     ServerUnfit,
 )
@@ -155,7 +156,10 @@ class Connection:
     async def get_last(self, stream: str, subject: str) -> Stored | None:
         """The newest message under a subject, read directly from the stream; None when there is none."""
         answer = await self.ask(f"$JS.API.DIRECT.GET.{stream}.{subject}")
-        if status_of(answer) == "404":
+        status = status_of(answer)
+        if status == "503":
+            raise NotProvisioned(f"this server has no stream {stream}")
+        if status == "404":
             return None
         return stored(answer)
 
@@ -166,25 +170,27 @@ class Connection:
         """
         if not self.nats.is_connected:
             await self._reconnected(DEADLINE_SECONDS)
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         batch: list[Stored] = []
 
         def collect(message: Msg) -> None:
             if "Nats-Sequence" in (message.headers or {}):
                 batch.append(stored(message))
             elif not done.done():
-                done.set_result(None)
+                done.set_result(status_of(message))
 
         reply, close = self.inbox.open(collect)
         try:
             request = msgspec.json.encode({**query, "batch": size})
             await self.publish_unconfirmed(f"$JS.API.DIRECT.GET.{stream}", request, reply)
             with anyio.fail_after(DEADLINE_SECONDS):
-                await done
+                status = await done
         except TimeoutError:
             raise BusTimeout(f"no complete answer from {stream} in {DEADLINE_SECONDS:g} s") from None
         finally:
             close()
+        if status == "503":
+            raise NotProvisioned(f"this server has no stream {stream}")
         return batch
 
     async def read(
@@ -320,7 +326,7 @@ def error_of(problem: ApiError, subject: str) -> BusError:
 
 def _sequence(subject: str, answer: Msg) -> int:
     if not answer.data:
-        raise ServerUnfit(f"no stream takes {subject}", code=ErrorCode.JETSTREAM_MISSING)
+        raise NotProvisioned(f"this server has no stream for {subject}")
     ack = _ACK.decode(answer.data)
     if ack.error is not None:
         raise error_of(ack.error, subject)

@@ -10,6 +10,7 @@
     │   ├── BusFull             the server has no room left
     │   ├── PermissionDenied    the server refused a subject
     │   ├── ServerUnfit         the server is too old or runs without JetStream
+    │   ├── NotProvisioned      the server has no streams of ours yet
     │   ├── ContractConflict    a stream of ours exists with another shape
     │   ├── RevisionConflict    a compare-and-set lost its race
     │   └── EmbeddedServerError the embedded nats-server cannot start
@@ -54,6 +55,7 @@ __all__ = [
     "InvalidSubject",
     "JobFinished",
     "JobNotFound",
+    "NotProvisioned",
     "OperationFailed",
     "PermissionDenied",
     "RevisionConflict",
@@ -96,6 +98,12 @@ class ServerUnfit(BusError):
     """The server is older than our floor, or runs without JetStream."""
 
     code = ErrorCode.SERVER_TOO_OLD
+
+
+class NotProvisioned(BusError):
+    """The server has no stream for a subject: no scheduler has been started against it yet."""
+
+    code = ErrorCode.NOT_PROVISIONED
 
 
 class ContractConflict(BusError):

@@ -89,14 +89,16 @@ class EventFeed:
 
     async def _live(self, live: MemoryObjectReceiveStream[ProgressEvent]) -> AsyncIterator[ProgressEvent]:
         """Live events until there was none for a while."""
-        while True:
-            event = None
-            with anyio.move_on_after(RESYNC_SECONDS):
-                event = await live.receive()
-            if event is None:
-                return
+        while (event := await next_within(live, RESYNC_SECONDS)) is not None:
             if self.is_new(event):
                 yield event
+
+
+async def next_within(live: MemoryObjectReceiveStream[ProgressEvent], seconds: float) -> ProgressEvent | None:
+    """The next live event, or None when there is none for that long."""
+    with anyio.move_on_after(seconds):
+        return await live.receive()
+    return None
 
 
 def readable(data: bytes) -> ProgressEvent | None:

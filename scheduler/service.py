@@ -5,6 +5,7 @@ Any number of schedulers may run side by side.
 
 import functools
 import logging
+from collections.abc import Callable
 from typing import Final
 
 import anyio
@@ -41,8 +42,11 @@ class Scheduler:
         self._slots = Slots(CONCURRENCY)
         self._drain = anyio.CancelScope()
 
-    async def serve(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Provision the topology, then handle commands until `drain`; what was begun is finished."""
+    async def serve(self, *, task_status: TaskStatus[Callable[[], None]] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Provision the topology, then handle commands until `drain`; what was begun is finished.
+
+        Once ready it gives `drain` to `task_status`.
+        """
         await provision(self._connection, self._topology)
         await self._lanes.load()
         async with anyio.create_task_group() as group:
@@ -50,7 +54,7 @@ class Scheduler:
                 self._connection, self._topology.commands_stream, functools.partial(self._begin, group)
             )
             await inbox.open()
-            task_status.started()
+            task_status.started(self.drain)
             with self._drain:
                 await self._pump(inbox)
 

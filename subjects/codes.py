@@ -52,6 +52,7 @@ class ErrorCode(enum.StrEnum):
     CONTRACT_CONFLICT = "CONTRACT_CONFLICT"
     PERMISSION_DENIED = "PERMISSION_DENIED"
     JETSTREAM_MISSING = "JETSTREAM_MISSING"
+    NOT_PROVISIONED = "NOT_PROVISIONED"
     SERVER_TOO_OLD = "SERVER_TOO_OLD"
     EMBEDDED_SERVER = "EMBEDDED_SERVER"
     REVISION_CONFLICT = "REVISION_CONFLICT"
@@ -100,6 +101,7 @@ CODES: Mapping[ErrorCode, CodeInfo] = {
     ErrorCode.CONTRACT_CONFLICT: CodeInfo(False, "Another system owns that name: use another --root."),
     ErrorCode.PERMISSION_DENIED: CodeInfo(False, "Ask the bus's administrator for the role that this needs."),
     ErrorCode.JETSTREAM_MISSING: CodeInfo(False, "Start nats-server with JetStream: `nats-server -js`."),
+    ErrorCode.NOT_PROVISIONED: CodeInfo(True, "Start `h2kbus scheduler` once: it creates the streams."),
     ErrorCode.SERVER_TOO_OLD: CodeInfo(False, "Upgrade nats-server to 2.12.12, 2.14.3 or newer."),
     ErrorCode.EMBEDDED_SERVER: CodeInfo(
         False, "Read the server's log; `h2kbus doctor` says what is missing."

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from collections.abc import Callable
 from typing import Final
 
 import anyio
@@ -57,8 +58,13 @@ class Worker:
         self._pulling = anyio.CancelScope()
         self._draining = False
 
-    async def serve(self, *, grace: float, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Work until `drain`, then finish what runs within `grace` seconds and hand back the rest."""
+    async def serve(
+        self, *, grace: float, task_status: TaskStatus[Callable[[], None]] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Work until `drain`, then finish what runs within `grace` seconds and hand back the rest.
+
+        Once ready it gives `drain` to `task_status`.
+        """
         await self._puller.open()
         async with anyio.create_task_group() as background:
             background.start_soon(self._lanes.run)
@@ -66,7 +72,7 @@ class Worker:
             background.start_soon(self._keeper.run)
             background.start_soon(self._listen)
             await self._registry.beat()
-            task_status.started()
+            task_status.started(self.drain)
             async with anyio.create_task_group() as jobs:
                 with self._pulling:
                     await self._pump(jobs)

@@ -1,0 +1,58 @@
+"""How a command ends: exit codes, and one line for each error."""
+
+import enum
+import sys
+from typing import Final
+
+from h2kbus.errors import (
+    BusError,
+    DuplicateJob,
+    H2KBusError,
+    InvalidMessage,
+    InvalidSubject,
+    JobFinished,
+    JobNotFound,
+    OperationFailed,
+    SettingsError,
+)
+
+
+class Exit(enum.IntEnum):
+    """The exit codes of every command; `docs/cli.md` says the same."""
+
+    DONE = 0
+    JOB_FAILED = 1
+    USAGE = 2
+    BUS = 3
+    NO_SUCH_JOB = 4
+    INTERNAL = 70
+    INTERRUPTED = 130
+
+
+EXITS: Final[tuple[tuple[type[H2KBusError], Exit], ...]] = (
+    (JobNotFound, Exit.NO_SUCH_JOB),
+    (BusError, Exit.BUS),
+    (InvalidMessage, Exit.USAGE),
+    (InvalidSubject, Exit.USAGE),
+    (SettingsError, Exit.USAGE),
+    (DuplicateJob, Exit.USAGE),
+    (JobFinished, Exit.USAGE),
+    (OperationFailed, Exit.JOB_FAILED),
+    (H2KBusError, Exit.INTERNAL),
+)
+
+
+def exit_code(error: H2KBusError) -> Exit:
+    """The first line of the table that fits."""
+    return next(code for kind, code in EXITS if isinstance(error, kind))
+
+
+def explain(error: H2KBusError) -> None:
+    """Say on one line of stderr what went wrong and what to do."""
+    say(f"{error.error_code}: {error}. {error.advice}")
+
+
+def say(words: str) -> None:
+    """One line for people, on stderr; stdout is for results."""
+    sys.stderr.write(f"h2kbus: {' '.join(words.split())}\n")
+    sys.stderr.flush()

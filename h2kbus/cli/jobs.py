@@ -1,0 +1,212 @@
+"""Commands about jobs that exist: status, watch, ls, cancel, retry."""
+
+import datetime as dt
+import re
+from collections import deque
+from typing import Annotated, Final
+
+import anyio
+import typer
+
+from h2kbus.cli.exits import Exit, say
+from h2kbus.cli.invocation import Invocation
+from h2kbus.cli.output import print_json, print_line, print_table
+from h2kbus.errors import SettingsError
+from subjects.record import JobRecord
+from subjects.states import State
+
+JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to the program."""
+    for command in (status, watch, ls, cancel, retry):
+        app.command()(command)
+
+
+def status(context: typer.Context, job_id: JobId) -> None:
+    """Show a job's record: its state, attempts, audit trail and result."""
+    record = anyio.run(_status, context.obj, job_id)
+    if context.obj.json:
+        print_json(record)
+    else:
+        describe(record)
+
+
+async def _status(invocation: Invocation, job_id: str) -> JobRecord:
+    async with invocation.bus() as bus:
+        return await bus.status(job_id)
+
+
+def watch(context: typer.Context, job_id: JobId) -> None:
+    """Replay what happened to a job, then follow it to its end.
+
+    The exit code is 0 when it COMPLETED and 1 when it ended in another way. Ctrl-C leaves the job alone.
+    """
+    raise typer.Exit(ending(anyio.run(_watch, context.obj, job_id)))
+
+
+async def _watch(invocation: Invocation, job_id: str) -> State:
+    from h2kbus.cli.follow import live_view
+
+    async with invocation.bus() as bus:
+        if invocation.json:
+            state = State.CREATED
+            async for event in bus.watch(job_id):
+                print_json(event)
+                state = event.state
+            return state
+        with live_view() as view:
+            async for event in bus.watch(job_id):
+                view.show(event)
+        record = await bus.status(job_id)
+        print_line(outcome(record))
+        return record.state
+
+
+def ls(
+    context: typer.Context,
+    state: Annotated[
+        State | None, typer.Option(case_sensitive=False, help="Only jobs in this state.")
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(help="Only jobs that changed since then: a time (RFC 3339), or 30s, 15m, 2h, 7d ago."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many, the newest ones.")] = 100,
+) -> None:
+    """List jobs, newest change last."""
+    moment = read_time(since) if since else None
+    records = anyio.run(_newest, context.obj, state, moment, limit)
+    if context.obj.json:
+        for record in records:
+            print_json(record)
+        return
+    titles = ("JOB", "STATE", "OPERATION", "PRIORITY", "ATTEMPT", "PROGRESS", "WORKER", "UPDATED")
+    print_table(titles, (_row(record) for record in records))
+
+
+async def _newest(
+    invocation: Invocation, state: State | None, since: dt.datetime | None, limit: int
+) -> list[JobRecord]:
+    newest: deque[JobRecord] = deque(maxlen=limit)
+    async with invocation.bus() as bus:
+        async for record in bus.jobs(state=state, since=since):
+            newest.append(record)
+    return list(newest)
+
+
+def cancel(
+    context: typer.Context,
+    job_id: JobId,
+    reason: Annotated[str, typer.Option(help="Why, for the audit trail.")] = "",
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the job has ended.")] = False,
+) -> None:
+    """Stop a job, wherever it is. A finished job is refused."""
+    record = anyio.run(_cancel, context.obj, job_id, reason, wait)
+    if context.obj.json:
+        print_json(record or {"job_id": job_id, "cancel_requested": True})
+    else:
+        print_line(outcome(record) if record else f"{job_id}: cancellation requested")
+
+
+async def _cancel(invocation: Invocation, job_id: str, reason: str, wait: bool) -> JobRecord | None:
+    async with invocation.bus() as bus:
+        await bus.cancel(job_id, reason)
+        return await bus.result(job_id) if wait else None
+
+
+def retry(context: typer.Context, job_id: JobId) -> None:
+    """Run a finished job again, as a new job that names it as its parent. Prints the new id."""
+    new_id, entry = anyio.run(_retry, context.obj, job_id)
+    if context.obj.json:
+        print_json(entry or {"job_id": new_id, "parent": job_id})
+        return
+    print_line(new_id)
+    if entry is None:
+        say(f"{new_id} waits for a scheduler; none has answered yet")
+
+
+async def _retry(invocation: Invocation, job_id: str) -> tuple[str, JobRecord | None]:
+    async with invocation.bus() as bus:
+        new_id = await bus.retry(job_id)
+        entry = await bus.verdict(new_id)
+        return new_id, entry.record if entry else None
+
+
+def read_time(text: str) -> dt.datetime:
+    """A point in time, given as RFC 3339 or as how long ago. Raises SettingsError."""
+    ago = re.fullmatch(r"(\d{1,9})([smhd])", text)
+    if ago:
+        return dt.datetime.now(dt.UTC) - dt.timedelta(seconds=int(ago[1]) * _UNITS[ago[2]])
+    try:
+        moment = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise SettingsError(f"--since {text!r} is neither a time (RFC 3339) nor like 15m, 2h, 7d") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
+
+
+def ending(state: State) -> Exit:
+    """The exit code of a command that waited for a job."""
+    return Exit.DONE if state is State.COMPLETED else Exit.JOB_FAILED
+
+
+def outcome(record: JobRecord) -> str:
+    """How a job ended, and where its results are, on one line."""
+    words = [record.job_id, str(record.state)]
+    result = record.result
+    if result is None:
+        return " ".join([*words, record.pending_reason or ""]).rstrip()
+    if result.error is not None:
+        words.append(f"{result.error.code}: {result.error.message}")
+    words += [each for each in (result.outputs.fixed_image, result.outputs.report) if each]
+    return "  ".join(words)
+
+
+def describe(record: JobRecord) -> None:
+    """The record for people."""
+    spec, last = record.spec, record.progress
+    facts = {
+        "job": record.job_id,
+        "state": record.state,
+        "operation": spec.operation if spec else "",
+        "image": spec.image.path if spec else "",
+        "lane": f"{record.pool}/{record.lane}/{record.priority}",
+        "attempt": record.attempt,
+        "worker": record.worker_id or "",
+        "progress": f"{last.progress_percent:.1f} % {last.phase} {last.message}" if last else "",
+        "waits": record.pending_reason or "",
+        "parent": record.parent or "",
+    }
+    for name, value in facts.items():
+        if value != "":
+            print_line(f"{name + ':':<11}{value}")
+    if record.result:
+        print_line(f"{'result:':<11}{outcome(record)}")
+    for warning in record.result.warnings if record.result else ():
+        print_line(f"{'warning:':<11}{warning}")
+    print_line("")
+    trail = ((_clock(each.at), each.to, each.by, each.reason or "") for each in record.transitions)
+    print_table(("TIME", "STATE", "BY", "REASON"), trail)
+
+
+def _clock(moment: dt.datetime) -> str:
+    return moment.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+def _row(record: JobRecord) -> tuple[object, ...]:
+    percent = f"{record.progress.progress_percent:.0f} %" if record.progress else ""
+    operation = record.spec.operation if record.spec else ""
+    updated = _clock(record.updated_at)
+    worker = record.worker_id or ""
+    return (
+        record.job_id,
+        record.state,
+        operation,
+        record.priority,
+        record.attempt,
+        percent,
+        worker,
+        updated,
+    )

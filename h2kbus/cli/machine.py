@@ -1,0 +1,102 @@
+"""Commands about this machine and this program: doctor, schema, demo, bench."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import anyio
+import typer
+
+from h2kbus.cli.exits import Exit, say
+from h2kbus.cli.output import print_json, print_line, print_table
+from h2kbus.errors import SettingsError
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to the program."""
+    for command in (doctor, schema, demo, bench):
+        app.command()(command)
+
+
+def doctor(context: typer.Context) -> None:
+    """Say what is missing on this machine and at this server, and the command that mends it.
+
+    The exit code is 1 when something is missing that the built-in operations need.
+    """
+    from h2kbus.cli.doctor import examine
+
+    checks = anyio.run(examine, context.obj.settings())
+    if context.obj.json:
+        for check in checks:
+            print_json(check)
+    else:
+        rows = ((check.subject, check.verdict, check.evidence, check.mend) for check in checks)
+        print_table(("CHECK", "VERDICT", "EVIDENCE", "TO MEND IT"), rows)
+    if any(check.verdict == "missing" for check in checks):
+        raise typer.Exit(Exit.JOB_FAILED)
+
+
+def schema(
+    context: typer.Context,
+    output: Annotated[Path | None, typer.Option(help="Write the files into this directory.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print one of them.")] = None,
+) -> None:
+    """The wire contract: JSON Schemas of every message and an AsyncAPI 3 document."""
+    from subjects.schema import documents
+
+    files = documents()
+    if output is not None:
+        write_files(files, output)
+        say(f"{len(files)} files written to {output}")
+    elif name is not None:
+        sys.stdout.write(_named(files, name))
+    elif context.obj.json:
+        for each in sorted(files):
+            print_json({"name": each})
+    else:
+        for each in sorted(files):
+            print_line(each)
+
+
+def demo(
+    directory: Annotated[
+        Path | None, typer.Option("--dir", help="Where the disks go [a new temporary directory].")
+    ] = None,
+) -> None:
+    """Convert a real disk over a real bus on this machine: the whole road of one job."""
+    from h2kbus.cli.demo import show
+
+    raise typer.Exit(anyio.run(show, directory))
+
+
+def bench(
+    context: typer.Context,
+    only: Annotated[str | None, typer.Option(help="One part: pipeline, latency, convert or memory.")] = None,
+) -> None:
+    """Measure the bus beside what it is compared with, in one run, and print the ratios."""
+    from h2kbus.cli.bench import PARTS, measure, report
+
+    if only is not None and only not in PARTS:
+        raise SettingsError(f"--only {only!r}: choose one of {', '.join(PARTS)}")
+    figures = anyio.run(measure, [only] if only else list(PARTS))
+    if context.obj.json:
+        print_json(figures)
+    else:
+        report(figures)
+
+
+def write_files(files: dict[str, str], directory: Path) -> None:
+    """Write each text under its name. Raises SettingsError where that is not possible."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (directory / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"--output {directory}: {error.strerror}") from None
+
+
+def _named(files: dict[str, str], name: str) -> str:
+    for known, text in files.items():
+        if name in (known, known.removesuffix(".json"), known.removesuffix(".schema.json")):
+            return text
+    raise SettingsError(f"there is no schema {name!r}; known: {', '.join(sorted(files))}")

@@ -1,0 +1,299 @@
+"""Commands that run until they are told to stop: up, worker, scheduler. Here everything is put together."""
+
+import contextlib
+import functools
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import anyio
+import msgspec
+import typer
+from anyio.abc import TaskStatus
+
+from h2kbus.cli.exits import say
+from h2kbus.cli.fleet import Capabilities, new_worker_id, read_switches
+from h2kbus.cli.output import print_json
+from h2kbus.cli.submit import Plugins
+from h2kbus.client import Bus
+from h2kbus.client import connect as connect_client
+from h2kbus.connection import Connection, connect
+from h2kbus.embedded import DEFAULT_PORT, EmbeddedServer, default_data_dir, embedded_server
+from h2kbus.errors import BusUnreachable, JobFinished
+from h2kbus.plugins import load_catalog
+from h2kbus.settings import ConnectionSettings
+from subjects.fleet import WorkerCapabilities
+from subjects.grammar import Grammar
+from subjects.operations import OperationCatalog
+from subjects.record import JobRecord
+from subjects.spec import DEFAULT_POOL, JobSpec
+from subjects.topology import Topology
+
+MAX_SLOTS: Final = 10
+DEFAULT_SLOTS: Final = min(MAX_SLOTS, os.cpu_count() or 1)
+DEFAULT_GRACE: Final = 30.0
+
+Drain = Callable[[], None]
+Service = Callable[..., Coroutine[Any, Any, None]]
+"""Runs until drained; it tells its `task_status` how to drain it, once it is ready."""
+
+Slots = Annotated[int, typer.Option(min=1, max=MAX_SLOTS, help="Jobs at once, for each worker.")]
+Grace = Annotated[float, typer.Option(min=0, help="Seconds that running jobs get to end after Ctrl-C.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Log more, to stderr.")]
+
+
+class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker of this machine is to be."""
+
+    pool: str = DEFAULT_POOL
+    slots: int = DEFAULT_SLOTS
+    grace: float = DEFAULT_GRACE
+    switches: dict[str, bool] = {}
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to the program."""
+    for command in (up, worker, scheduler):
+        app.command()(command)
+
+
+def up(
+    context: typer.Context,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where the streams are kept [~/.local/share/h2kbus].")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = DEFAULT_PORT,
+    workers: Annotated[int, typer.Option(min=0, max=64, help="Workers to run; may be none.")] = 1,
+    slots: Slots = DEFAULT_SLOTS,
+    grace: Grace = DEFAULT_GRACE,
+    operations: Plugins = [],  # noqa: B006 - typer copies it
+    verbose: Verbose = False,
+) -> None:
+    """Run a whole bus on this machine: server, scheduler and workers, until Ctrl-C.
+
+    Then the workers drain: they take no more jobs and finish those that run. A second Ctrl-C ends it.
+    """
+    set_up_logging(verbose)
+    options = WorkerOptions(slots=slots, grace=grace)
+    place = data_dir or default_data_dir(os.environ)
+    root = context.obj.settings().root
+    anyio.run(_up, place, port, workers, root, load_catalog(operations), options, context.obj.json)
+
+
+def worker(
+    context: typer.Context,
+    slots: Slots = DEFAULT_SLOTS,
+    pool: Annotated[str, typer.Option(help="The pool of jobs to serve.")] = DEFAULT_POOL,
+    grace: Grace = DEFAULT_GRACE,
+    worker_id: Annotated[
+        str | None, typer.Option("--id", help="An id of your own [host and random].")
+    ] = None,
+    capability: Capabilities = [],  # noqa: B006 - typer copies it
+    operations: Plugins = [],  # noqa: B006 - typer copies it
+    verbose: Verbose = False,
+) -> None:
+    """Run one worker: pull jobs that this machine can do, do them, report. SIGTERM or Ctrl-C drains it."""
+    set_up_logging(verbose)
+    options = WorkerOptions(pool=pool, slots=slots, grace=grace, switches=read_switches(capability))
+    settings = context.obj.settings("h2kbus-worker")
+    anyio.run(_worker, settings, load_catalog(operations), options, worker_id or new_worker_id())
+
+
+def scheduler(
+    context: typer.Context,
+    operations: Plugins = [],  # noqa: B006 - typer copies it
+    replicas: Annotated[int, typer.Option(min=1, max=5, help="Copies of each stream, on a cluster.")] = 1,
+    verbose: Verbose = False,
+) -> None:
+    """Run one scheduler: read commands, publish jobs to their lanes. Any number may run side by side."""
+    set_up_logging(verbose)
+    settings = context.obj.settings("h2kbus-scheduler")
+    anyio.run(_scheduler, settings, load_catalog(operations), replicas)
+
+
+async def run_once(spec: JobSpec, operations: Sequence[str]) -> JobRecord:
+    """One job on a bus of its own; Ctrl-C cancels it, and its end is waited for."""
+    from h2kbus.cli.follow import follow
+
+    async with local_bus(operations=operations) as bus, anyio.create_task_group() as group:
+        job_id = await bus.submit(spec)
+        group.start_soon(_cancel_on_signal, bus, job_id)
+        [record] = await follow(bus, [job_id])
+        group.cancel_scope.cancel()
+    return record
+
+
+@contextlib.asynccontextmanager
+async def local_bus(data_dir: Path | None = None, *, operations: Sequence[str] = ()) -> AsyncIterator[Bus]:
+    """A client of a whole bus on this machine, which ends with the context.
+
+    Without `data_dir` its streams are temporary, and then nothing is gained by syncing each write.
+    """
+    catalog, topology = load_catalog(operations), Topology(Grammar())
+    profile = await _profile(catalog, WorkerOptions(slots=1), new_worker_id())
+    async with embedded_server(data_dir, 0, sync_always=data_dir is not None) as server:
+        settings = ConnectionSettings(url=server.url)
+        async with connect_client(settings=settings) as bus, anyio.create_task_group() as group:
+            await group.start(_serve_scheduler, settings, topology, catalog)
+            await group.start(_serve_worker, settings, topology, catalog, profile, 0.0)
+            yield bus
+            group.cancel_scope.cancel()
+
+
+async def _cancel_on_signal(bus: Bus, job_id: str) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        await anext(signals)
+        say("cancelling the job")
+        # It may have ended in this moment; that is what was wanted.
+        with contextlib.suppress(JobFinished):
+            await bus.cancel(job_id, "interrupted")
+
+
+async def _up(
+    place: Path,
+    port: int,
+    workers: int,
+    root: str,
+    catalog: OperationCatalog,
+    options: WorkerOptions,
+    as_json: bool,
+) -> None:
+    topology = Topology(Grammar(root))
+    profiles = [await _profile(catalog, options, new_worker_id()) for _ in range(workers)]
+    async with embedded_server(place, port) as server, anyio.create_task_group() as watch:
+        watch.start_soon(server.wait)
+        settings = ConnectionSettings(url=server.url, root=root)
+        services: list[Service] = [functools.partial(_serve_scheduler, settings, topology, catalog)]
+        services += [
+            functools.partial(_serve_worker, settings, topology, catalog, profile, options.grace)
+            for profile in profiles
+        ]
+        ids = [profile.worker_id for profile in profiles]
+        await serve(services, functools.partial(_announce, server, ids, as_json))
+        watch.cancel_scope.cancel()
+
+
+def _announce(server: EmbeddedServer, ids: list[str], as_json: bool) -> None:
+    """Say that everything is ready: one JSON line, or words with what to type next."""
+    if as_json:
+        print_json({"url": server.url, "data_dir": str(server.data_dir), "workers": ids})
+        return
+    say(f"ready at {server.url}; streams in {server.data_dir}; {len(ids)} workers; Ctrl-C drains and stops")
+    port = server.url.rpartition(":")[2]
+    flag = "" if port == str(DEFAULT_PORT) else f" --url {server.url}"
+    say(f"try: h2kbus{flag} submit --operation convert --image disk.vmdk --output-dir out --wait")
+
+
+async def _worker(
+    settings: ConnectionSettings, catalog: OperationCatalog, options: WorkerOptions, worker_id: str
+) -> None:
+    profile = await _profile(catalog, options, worker_id)
+    topology = Topology(Grammar(settings.root))
+    service = functools.partial(_serve_worker, settings, topology, catalog, profile, options.grace)
+    await serve([service], lambda: say(f"worker {worker_id} is ready; Ctrl-C drains it"))
+
+
+async def _scheduler(settings: ConnectionSettings, catalog: OperationCatalog, replicas: int) -> None:
+    topology = Topology(Grammar(settings.root), replicas)
+    service = functools.partial(_serve_scheduler, settings, topology, catalog)
+    await serve([service], lambda: say("scheduler is ready; Ctrl-C drains it"))
+
+
+async def serve(services: Sequence[Service], announce: Callable[[], None]) -> None:
+    """Run services until a signal drains them; a second signal ends them at once."""
+    drains: list[Drain] = []
+    async with anyio.create_task_group() as outer:
+        await outer.start(_drain_on_signal, drains, len(services), outer.cancel_scope)
+        async with anyio.create_task_group() as group:
+            for service in services:
+                drain: Drain = await group.start(service)
+                drains.append(drain)
+            announce()
+        outer.cancel_scope.cancel()
+
+
+async def _drain_on_signal(
+    drains: list[Drain], expected: int, everything: anyio.CancelScope, *, task_status: TaskStatus[None]
+) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        await anext(signals)
+        if len(drains) < expected:
+            everything.cancel()
+        say("draining; a second signal ends it at once")
+        for drain in drains:
+            drain()
+        await anext(signals)
+        everything.cancel()
+
+
+async def _serve_scheduler(
+    settings: ConnectionSettings,
+    topology: Topology,
+    catalog: OperationCatalog,
+    *,
+    task_status: TaskStatus[Drain],
+) -> None:
+    from scheduler.service import Scheduler
+
+    name = f"scheduler-{new_worker_id()}"
+    async with connect(settings) as connection, _while_connected(connection):
+        await Scheduler(connection, topology, catalog, name).serve(task_status=task_status)
+
+
+async def _serve_worker(
+    settings: ConnectionSettings,
+    topology: Topology,
+    catalog: OperationCatalog,
+    profile: WorkerCapabilities,
+    grace: float,
+    *,
+    task_status: TaskStatus[Drain],
+) -> None:
+    from workers.service import Worker
+
+    async with connect(settings) as connection, _while_connected(connection):
+        worker = Worker(connection, topology, catalog, profile)
+        await worker.serve(grace=grace, task_status=task_status)
+
+
+@contextlib.asynccontextmanager
+async def _while_connected(connection: Connection) -> AsyncIterator[None]:
+    """End what runs inside when the connection is closed for good, which reconnecting never does."""
+    async with anyio.create_task_group() as group:
+        group.start_soon(_fail_when_closed, connection)
+        yield
+        group.cancel_scope.cancel()
+
+
+async def _fail_when_closed(connection: Connection) -> None:
+    await connection.closed.wait()
+    raise BusUnreachable("the server closed the connection for good")
+
+
+async def _profile(catalog: OperationCatalog, options: WorkerOptions, worker_id: str) -> WorkerCapabilities:
+    from workers.capabilities import detect
+
+    return await detect(
+        worker_id=worker_id,
+        pool=options.pool,
+        slots=options.slots,
+        work_dir=Path.cwd(),
+        plugin_tokens=catalog.plugin_tokens,
+        overrides=options.switches,
+    )
+
+
+def set_up_logging(verbose: bool) -> None:
+    """Log to stderr, one line each; the NATS client's own chatter only when asked for."""
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    logging.getLogger("nats").setLevel(logging.DEBUG if verbose else logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
