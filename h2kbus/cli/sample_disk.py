@@ -107,3 +107,11 @@ def _run(*argv: str) -> None:
     done = subprocess.run([found, *argv[1:]], check=False, capture_output=True, text=True, timeout=_SECONDS)
     if done.returncode != 0:
         raise OperationFailed(ErrorCode.TOOL_FAILED, f"{argv[0]}: {done.stderr.strip()}")
+
+
+def find_tool(name: str) -> str:
+    """Where a program is. Raises OperationFailed with TOOL_MISSING."""
+    found = shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", ""), _PATH)))
+    if found is None:
+        raise OperationFailed(ErrorCode.TOOL_MISSING, f"{name} is needed to make and measure sample disks")
+    return found

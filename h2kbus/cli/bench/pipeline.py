@@ -1,0 +1,63 @@
+"""No-op jobs from submission to COMPLETED, beside the bare loop, turn by turn in one run."""
+
+import time
+from typing import Any, Final
+
+import anyio
+
+from h2kbus.cli.bench.bare import bare_rate
+from h2kbus.cli.bench.fleet import SLOTS, Fleet, noop_job, running_fleet
+from h2kbus.errors import ErrorCode, OperationFailed
+from subjects.states import State
+
+ROUNDS: Final = 3
+JOBS: Final = 3000
+SYNCED_JOBS: Final = 600
+POLL_SECONDS: Final = 0.02
+
+
+async def measure() -> dict[str, Any]:
+    """The server's default durability first, as other tools are measured; then with every write synced."""
+    async with running_fleet(sync_always=False) as fleet:
+        figures = await _compare(fleet, JOBS)
+    async with running_fleet(sync_always=True) as fleet:
+        synced = await _compare(fleet, SYNCED_JOBS)
+    return {**figures, "synced": synced}
+
+
+async def _compare(fleet: Fleet, jobs: int) -> dict[str, Any]:
+    await pipeline_seconds(fleet, jobs // 10)
+    bare, whole = 0.0, 0.0
+    for run in range(ROUNDS):
+        bare += jobs / await bare_rate(fleet.bus, fleet.settings, jobs, SLOTS, run)
+        whole += await pipeline_seconds(fleet, jobs)
+    return {
+        "ratio": round(bare / whole, 3),
+        "jobs_per_s": round(ROUNDS * jobs / whole),
+        "bare_jobs_per_s": round(ROUNDS * jobs / bare),
+        "jobs": ROUNDS * jobs,
+    }
+
+
+async def pipeline_seconds(fleet: Fleet, jobs: int) -> float:
+    """Submit that many, wait until all are acknowledged, and see that each one is COMPLETED."""
+    bus = fleet.bus
+    began = time.perf_counter()
+    ids = [job_id async for job_id in bus.submit_many(noop_job() for _ in range(jobs))]
+    while await _waiting(fleet):  # noqa: ASYNC110 - only the server knows, and it is cheap to ask
+        await anyio.sleep(POLL_SECONDS)
+    seconds = time.perf_counter() - began
+    found = await bus.store.find_many(ids)
+    done = sum(1 for entry in found if entry is not None and entry.record.state is State.COMPLETED)
+    if done != jobs:
+        raise OperationFailed(ErrorCode.INTERNAL, f"only {done} of {jobs} jobs are COMPLETED")
+    return seconds
+
+
+async def _waiting(fleet: Fleet) -> int:
+    topology = fleet.bus.topology
+    left = 0
+    for stream in (topology.commands_stream, topology.jobs_stream):
+        info = await fleet.bus.connection.api(f"STREAM.INFO.{stream}")
+        left += info["state"]["messages"]
+    return left

@@ -1,0 +1,55 @@
+"""A plug-in operation for tests: it does what its parameters say, so that each way to end can be had."""
+
+from pathlib import Path
+from typing import Annotated
+
+import anyio
+import msgspec
+
+from h2kbus.errors import ErrorCode, OperationFailed
+from subjects.operations import OperationDeclaration, Phase
+from workers.context import JobContext, OperationResult
+
+
+class RehearseParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`fail` is an error code to end with; `mark` a file to which each execution appends its attempt."""
+
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.0
+    fail: str | None = None
+    fail_until_attempt: int = 99
+    mark: str | None = None
+    defect: bool = False
+
+
+REHEARSE = OperationDeclaration(
+    name="rehearse",
+    summary="Do what the parameters say; for tests.",
+    parameters=RehearseParameters,
+    phases=(Phase("first", 1), Phase("second", 3)),
+    runner="tests.rehearse:Rehearse",
+    actions=("work",),
+)
+
+STEPS = 20
+
+
+class Rehearse:
+    async def run(self, job: JobContext) -> OperationResult:
+        wanted: RehearseParameters = job.parameters
+        if wanted.mark is not None:
+            with Path(wanted.mark).open("a") as file:
+                file.write(f"{job.attempt}\n")
+        if wanted.seconds:
+            await self._work(job, wanted.seconds)
+        if wanted.defect:
+            raise ZeroDivisionError("made up")
+        if wanted.fail is not None and job.attempt < wanted.fail_until_attempt:
+            raise OperationFailed(ErrorCode(wanted.fail), "made up")
+        return OperationResult(summary={"attempt": job.attempt})
+
+    async def _work(self, job: JobContext, seconds: float) -> None:
+        for phase in ("first", "second"):
+            job.report.enter(phase, "working")
+            for step in range(STEPS):
+                job.report.advance(step / STEPS)
+                await anyio.sleep(seconds / 2 / STEPS)
