@@ -29,7 +29,7 @@ from h2kbus.errors import (
     RevisionConflict,
     ServerUnfit,
 )
-from h2kbus.handshake import check_server, client_options, connect_error
+from h2kbus.handshake import all_refused, check_server, client_options, connect_error
 from h2kbus.inbox import Inbox, MessageHandler
 from h2kbus.settings import ConnectionSettings
 
@@ -216,6 +216,11 @@ class Connection:
         with mapped_errors:
             return await self.nats.subscribe(subject, cb=deliver)
 
+    async def drain(self, subscription: Subscription) -> None:
+        """Unsubscribe, and return once what was under way has been handled."""
+        with anyio.move_on_after(DEADLINE_SECONDS), mapped_errors:
+            await subscription.drain()  # type: ignore[no-untyped-call] # nats-py leaves it untyped
+
     async def flush(self) -> None:
         """Wait until the server has seen everything sent so far."""
         with mapped_errors:
@@ -231,14 +236,17 @@ class Connection:
 
     async def open(self, settings: ConnectionSettings) -> None:
         """Connect and check the server; see `connect`, which also closes."""
-        last: list[Exception] = []
+        errors: list[Exception] = []
+        with anyio.move_on_after(settings.connect_timeout_seconds) as attempt:
 
-        async def on_error(error: Exception) -> None:
-            last[:] = [error]
-            self._take_error(error)
+            async def on_error(error: Exception) -> None:
+                errors.append(error)
+                self._take_error(error)
+                # The client would try for ever; where nothing listens that is clear at once.
+                if not self._connected.is_set() and all_refused(errors, len(settings.servers)):
+                    attempt.cancel()
 
-        try:
-            with anyio.fail_after(settings.connect_timeout_seconds):
+            try:
                 await self.nats.connect(
                     **client_options(settings),
                     error_cb=on_error,
@@ -246,8 +254,10 @@ class Connection:
                     reconnected_cb=self._on_reconnect,
                     closed_cb=self._on_closed,
                 )
-        except (TimeoutError, OSError, nats.errors.Error) as error:
-            raise connect_error(settings, last[-1] if last else error) from None
+            except (OSError, nats.errors.Error) as error:
+                errors.append(error)
+        if not self.nats.is_connected:
+            raise connect_error(settings, errors[-1] if errors else TimeoutError("it did not answer"))
         self._connected.set()
         check_server(self.nats)
         await self.inbox.start()

@@ -49,6 +49,12 @@ def connect_error(settings: ConnectionSettings, error: Exception) -> BusError:
     return BusUnreachable(f"no NATS server answers at {settings.display_url} ({words})")
 
 
+def all_refused(errors: list[Exception], servers: int) -> bool:
+    """Whether each of the servers has refused the connection."""
+    refused = [error for error in errors if isinstance(error, ConnectionRefusedError)]
+    return len(refused) >= servers
+
+
 def check_server(client: Client) -> None:
     """Refuse a server below the floor of our guarantees, or one without JetStream."""
     version = client.connected_server_version

@@ -16,6 +16,7 @@ from typing import Final
 import anyio
 import msgspec
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from h2kbus.connection import Connection, status_of
 
@@ -109,14 +110,24 @@ class PullInbox:
         self._on_delivery = on_delivery
         self._on_end = on_end
         self._prefix = connection.nats.new_inbox()
+        self._subscription: Subscription | None = None
         self._tokens = itertools.count()
         self._pulls: dict[str, Pull] = {}
         self._by_consumer: defaultdict[str, deque[Pull]] = defaultdict(deque)
 
     async def open(self) -> None:
-        """Subscribe; the subscription lives as long as the connection."""
-        await self._connection.listen(f"{self._prefix}.*", self._on_message)
+        """Subscribe; `close` must follow."""
+        self._subscription = await self._connection.listen(f"{self._prefix}.*", self._on_message)
         self._connection.on_reconnect.append(self._forget_all)
+
+    async def close(self) -> None:
+        """Make the server forget every pull, once what it has sent already has been handed over.
+
+        A pull that is left behind would be given messages that nobody reads.
+        """
+        self._connection.on_reconnect.remove(self._forget_all)
+        if self._subscription is not None:
+            await self._connection.drain(self._subscription)
 
     async def send(self, consumer: str, request: PullRequest) -> Pull:
         """Send one pull and return it; what it brings goes to `on_delivery`."""

@@ -1,6 +1,7 @@
 """What every test may use: the event loop, a real server, a fleet of our own on it, and the program."""
 
 import contextlib
+import datetime as dt
 import functools
 import json
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import hypothesis
 import pytest
 from anyio.abc import TaskGroup
 
@@ -24,15 +26,21 @@ from h2kbus.connection import Connection, connect
 from h2kbus.embedded import server_binary
 from h2kbus.plugins import load_catalog
 from h2kbus.settings import ConnectionSettings
+from scheduler.service import Scheduler
 from subjects.fleet import WorkerCapabilities
 from subjects.grammar import Grammar
 from subjects.operations import plugin_token
 from subjects.spec import ArtifactPolicy, Audit, ExecutionPolicy, ImageSpec, JobSpec
 from subjects.topology import Topology
+from workers.service import Worker
 
 REPOSITORY = Path(__file__).parent.parent
 REHEARSE = "tests.rehearse:REHEARSE"
 START_SECONDS = 20.0
+
+# How long an example takes says something about the machine only.
+hypothesis.settings.register_profile("h2kbus", deadline=None)
+hypothesis.settings.load_profile("h2kbus")
 
 
 @pytest.fixture(scope="session")
@@ -115,7 +123,9 @@ async def bus(settings: ConnectionSettings) -> AsyncIterator[Bus]:
 class Fleet:
     """Schedulers and workers of one test, in this process; all of them end with it."""
 
-    def __init__(self, settings: ConnectionSettings, group: TaskGroup, stack: contextlib.AsyncExitStack) -> None:
+    def __init__(
+        self, settings: ConnectionSettings, group: TaskGroup, stack: contextlib.AsyncExitStack
+    ) -> None:
         self.settings = settings
         self.topology = Topology(Grammar(settings.root))
         self.catalog = load_catalog([REHEARSE])
@@ -124,8 +134,6 @@ class Fleet:
 
     async def scheduler(self, name: str = "scheduler-1") -> Callable[[], None]:
         """Start a scheduler; returns the call that drains it."""
-        from scheduler.service import Scheduler
-
         connection = await self._stack.enter_async_context(connect(self.settings))
         service = Scheduler(connection, self.topology, self.catalog, name)
         drain: Callable[[], None] = await self._group.start(service.serve)
@@ -141,8 +149,6 @@ class Fleet:
         **profile: Any,
     ) -> Callable[[], None]:
         """Start a worker with these capabilities; returns the call that drains it."""
-        from workers.service import Worker
-
         connection = await self._stack.enter_async_context(connect(self.settings))
         described = worker_profile(worker_id, slots=slots, tokens=tokens, **profile)
         service = Worker(connection, self.topology, self.catalog, described)
@@ -150,9 +156,9 @@ class Fleet:
         return drain
 
 
-def worker_profile(worker_id: str, *, slots: int = 2, tokens: Sequence[str] = (), **more: Any) -> WorkerCapabilities:
-    import datetime as dt
-
+def worker_profile(
+    worker_id: str, *, slots: int = 2, tokens: Sequence[str] = (), **more: Any
+) -> WorkerCapabilities:
     return WorkerCapabilities(
         worker_id=worker_id,
         hostname="test",
@@ -206,8 +212,13 @@ class Program:
         self, *words: object, stdin: bytes = b"", timeout: float = 60
     ) -> "subprocess.CompletedProcess[str]":
         done = subprocess.run(
-            self.argv(*words), check=False, input=stdin, capture_output=True, env=self.environment,
-            cwd=self.place, timeout=timeout,
+            self.argv(*words),
+            check=False,
+            input=stdin,
+            capture_output=True,
+            env=self.environment,
+            cwd=self.place,
+            timeout=timeout,
         )
         out, err = done.stdout.decode(), done.stderr.decode()
         assert "Traceback" not in err, err
@@ -217,8 +228,13 @@ class Program:
     def started(self, *words: object) -> Iterator["subprocess.Popen[str]"]:
         """A process that runs beside the test; it is gone afterwards."""
         process = subprocess.Popen(
-            self.argv(*words), env=self.environment, cwd=self.place, text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            self.argv(*words),
+            env=self.environment,
+            cwd=self.place,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         try:
             yield process
@@ -237,7 +253,9 @@ class Program:
 
 def environment(**more: str) -> dict[str, str]:
     """A clean environment: nothing of the caller's NATS settings reaches the program."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("NATS_", "H2KBUS_", "XDG_"))}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("NATS_", "H2KBUS_", "XDG_"))
+    }
     return {**kept, "PYTHONPATH": str(REPOSITORY), **more}
 
 
@@ -247,5 +265,6 @@ def program(tmp_path: Path, settings: ConnectionSettings) -> Program:
     place = tmp_path / "cwd"
     place.mkdir()
     return Program(
-        environment(HOME=str(tmp_path), H2KBUS_URL=settings.url, H2KBUS_ROOT=settings.root, USER="tester"), place
+        environment(HOME=str(tmp_path), H2KBUS_URL=settings.url, H2KBUS_ROOT=settings.root, USER="tester"),
+        place,
     )

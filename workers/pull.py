@@ -53,12 +53,10 @@ class LanePuller:
                 await self._wake.wait()
         return await self._collect(free)
 
-    async def return_all(self) -> None:
-        """Give back whatever the long pulls still bring, until cancelled."""
-        while True:
-            self._wake = anyio.Event()
-            await self._collect(0)
-            await self._wake.wait()
+    async def close(self) -> None:
+        """Take back every pull, and give back what they have brought meanwhile."""
+        await self._inbox.close()
+        await self._collect(0)
 
     async def _sweep(self, free: int) -> None:
         """Ask lane by lane, most urgent first, and stop at the first that has something."""
@@ -89,9 +87,12 @@ class LanePuller:
         )
 
     async def _collect(self, free: int) -> list[Delivery]:
-        kept = [self._arrived.popleft() for _ in range(min(free, len(self._arrived)))]
-        while self._arrived:
-            await self._arrived.popleft().nak()
+        """Take what fits. Nothing is taken before the last await, so that a cancellation loses nothing."""
+        while len(self._arrived) > free:
+            await self._arrived[-1].nak()
+            self._arrived.pop()
+        kept = list(self._arrived)
+        self._arrived.clear()
         return kept
 
     def _on_delivery(self, delivery: Delivery) -> None:

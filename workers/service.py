@@ -130,15 +130,12 @@ class Worker:
 
     async def _finish(self, grace: float) -> None:
         """Let running jobs end; after the grace they are stopped and handed back."""
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._puller.return_all)
-            with anyio.move_on_after(grace):
-                await self._slots.wait_idle()
-            self._keeper.stop_all(
-                ErrorCode.DRAINED, f"the worker was stopped and did not end within {grace:g} s"
-            )
+        with contextlib.suppress(BusError):
+            await self._puller.close()
+        with anyio.move_on_after(grace):
             await self._slots.wait_idle()
-            group.cancel_scope.cancel()
+        self._keeper.stop_all(ErrorCode.DRAINED, f"the worker was stopped and did not end within {grace:g} s")
+        await self._slots.wait_idle()
 
     async def _listen(self) -> None:
         """Control messages name jobs that changed. They are hints: a renewal reads what is true."""

@@ -6,7 +6,6 @@ from typing import Final, Literal
 
 import anyio
 import msgspec
-from workers.capabilities import Finding, probe_all
 
 from h2kbus.client import Bus, connect
 from h2kbus.embedded import server_binary
@@ -14,6 +13,7 @@ from h2kbus.errors import H2KBusError, NotProvisioned
 from h2kbus.settings import ConnectionSettings
 from subjects.operations import BUILT_IN
 from subjects.topology import Topology
+from workers.capabilities import Finding, probe_all
 
 SERVER_SECONDS: Final = 5.0
 

@@ -67,9 +67,8 @@ def capabilities(context: typer.Context) -> None:
 
 
 async def _profile() -> WorkerCapabilities:
-    from workers.capabilities import detect
-
     from h2kbus.plugins import load_catalog
+    from workers.capabilities import detect
 
     return await detect(
         worker_id=new_worker_id(),

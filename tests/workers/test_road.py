@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 from pathlib import Path
+from typing import Any
 
 import anyio
 import nats
@@ -65,7 +66,7 @@ async def test_foreign_client_reads_json_from_first_to_terminal_event(
     seen = await foreign.subscribe(f"{settings.root}.progress.>")
     await foreign.flush()
     job_id = await bus.submit(rehearsal(seconds=0.6))
-    events = []
+    events: list[dict[str, Any]] = []
     while not events or events[-1]["state"] not in ("COMPLETED", "FAILED", "CANCELLED"):
         message = await seen.next_msg(timeout=10)
         assert message.subject == f"{settings.root}.progress.{job_id}"
