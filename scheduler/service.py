@@ -3,6 +3,7 @@
 Any number of schedulers may run side by side.
 """
 
+import contextlib
 import functools
 import logging
 from collections.abc import Callable
@@ -57,6 +58,8 @@ class Scheduler:
             task_status.started(self.drain)
             with self._drain:
                 await self._pump(inbox)
+            with contextlib.suppress(BusError):
+                await inbox.close()
 
     def drain(self) -> None:
         """Stop taking commands; `serve` returns once those under way are done."""

@@ -47,9 +47,9 @@ def exit_code(error: H2KBusError) -> Exit:
     return next(code for kind, code in EXITS if isinstance(error, kind))
 
 
-def explain(error: H2KBusError) -> None:
+def explain(error: H2KBusError, about: str = "") -> None:
     """Say on one line of stderr what went wrong and what to do."""
-    say(f"{error.error_code}: {error}. {error.advice}")
+    say(f"{about}{error.error_code}: {error}. {error.advice}")
 
 
 def say(words: str) -> None:

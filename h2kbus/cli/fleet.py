@@ -5,10 +5,10 @@ import socket
 from pathlib import Path
 from typing import Annotated
 
-import anyio
 import typer
 
 from h2kbus.cli.invocation import Invocation
+from h2kbus.cli.loop import run as run_async
 from h2kbus.cli.output import print_json, print_line, print_table
 from h2kbus.errors import SettingsError
 from subjects.fleet import LaneAnnouncement, WorkerCapabilities
@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 def workers(context: typer.Context) -> None:
     """List the workers that are alive, and what each can do."""
-    found = anyio.run(_workers, context.obj)
+    found = run_async(_workers, context.obj)
     if context.obj.json:
         for worker in found:
             print_json(worker)
@@ -38,7 +38,7 @@ async def _workers(invocation: Invocation) -> list[WorkerCapabilities]:
 
 def lanes(context: typer.Context) -> None:
     """List the lanes: each combination of pool, capabilities and priority that has been used."""
-    found = anyio.run(_lanes, context.obj)
+    found = run_async(_lanes, context.obj)
     if context.obj.json:
         for lane in found:
             print_json(lane)
@@ -54,7 +54,7 @@ async def _lanes(invocation: Invocation) -> list[LaneAnnouncement]:
 
 def capabilities(context: typer.Context) -> None:
     """Probe what this machine can do, with the evidence for each capability. Needs no bus."""
-    found = anyio.run(_profile)
+    found = run_async(_profile)
     if context.obj.json:
         print_json(found)
         return

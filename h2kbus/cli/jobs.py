@@ -5,11 +5,11 @@ import re
 from collections import deque
 from typing import Annotated, Final
 
-import anyio
 import typer
 
 from h2kbus.cli.exits import Exit, say
 from h2kbus.cli.invocation import Invocation
+from h2kbus.cli.loop import run as run_async
 from h2kbus.cli.output import print_json, print_line, print_table
 from h2kbus.errors import SettingsError
 from subjects.record import JobRecord
@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 def status(context: typer.Context, job_id: JobId) -> None:
     """Show a job's record: its state, attempts, audit trail and result."""
-    record = anyio.run(_status, context.obj, job_id)
+    record = run_async(_status, context.obj, job_id)
     if context.obj.json:
         print_json(record)
     else:
@@ -44,7 +44,7 @@ def watch(context: typer.Context, job_id: JobId) -> None:
 
     The exit code is 0 when it COMPLETED and 1 when it ended in another way. Ctrl-C leaves the job alone.
     """
-    raise typer.Exit(ending(anyio.run(_watch, context.obj, job_id)))
+    raise typer.Exit(ending(run_async(_watch, context.obj, job_id)))
 
 
 async def _watch(invocation: Invocation, job_id: str) -> State:
@@ -78,7 +78,7 @@ def ls(
 ) -> None:
     """List jobs, newest change last."""
     moment = read_time(since) if since else None
-    records = anyio.run(_newest, context.obj, state, moment, limit)
+    records = run_async(_newest, context.obj, state, moment, limit)
     if context.obj.json:
         for record in records:
             print_json(record)
@@ -104,7 +104,7 @@ def cancel(
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the job has ended.")] = False,
 ) -> None:
     """Stop a job, wherever it is. A finished job is refused."""
-    record = anyio.run(_cancel, context.obj, job_id, reason, wait)
+    record = run_async(_cancel, context.obj, job_id, reason, wait)
     if context.obj.json:
         print_json(record or {"job_id": job_id, "cancel_requested": True})
     else:
@@ -119,7 +119,7 @@ async def _cancel(invocation: Invocation, job_id: str, reason: str, wait: bool) 
 
 def retry(context: typer.Context, job_id: JobId) -> None:
     """Run a finished job again, as a new job that names it as its parent. Prints the new id."""
-    new_id, entry = anyio.run(_retry, context.obj, job_id)
+    new_id, entry = run_async(_retry, context.obj, job_id)
     if context.obj.json:
         print_json(entry or {"job_id": new_id, "parent": job_id})
         return
@@ -196,7 +196,8 @@ def _clock(moment: dt.datetime) -> str:
 
 
 def _row(record: JobRecord) -> tuple[object, ...]:
-    percent = f"{record.progress.progress_percent:.0f} %" if record.progress else ""
+    done = 100.0 if record.state is State.COMPLETED else record.progress and record.progress.progress_percent
+    percent = "" if done is None else f"{done:.0f} %"
     operation = record.spec.operation if record.spec else ""
     updated = _clock(record.updated_at)
     worker = record.worker_id or ""

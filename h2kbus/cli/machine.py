@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import anyio
 import typer
 
 from h2kbus.cli.exits import Exit, say
+from h2kbus.cli.loop import run as run_async
 from h2kbus.cli.output import print_json, print_line, print_table
 from h2kbus.errors import SettingsError
 
@@ -25,7 +25,7 @@ def doctor(context: typer.Context) -> None:
     """
     from h2kbus.cli.doctor import examine
 
-    checks = anyio.run(examine, context.obj.settings())
+    checks = run_async(examine, context.obj.settings())
     if context.obj.json:
         for check in checks:
             print_json(check)
@@ -66,7 +66,7 @@ def demo(
     """Convert a real disk over a real bus on this machine: the whole road of one job."""
     from h2kbus.cli.demo import show
 
-    raise typer.Exit(anyio.run(show, directory))
+    raise typer.Exit(run_async(show, directory))
 
 
 def bench(
@@ -78,7 +78,7 @@ def bench(
 
     if only is not None and only not in PARTS:
         raise SettingsError(f"--only {only!r}: choose one of {', '.join(PARTS)}")
-    figures = anyio.run(measure, [only] if only else list(PARTS))
+    figures = run_async(measure, [only] if only else list(PARTS))
     if context.obj.json:
         print_json(figures)
     else:

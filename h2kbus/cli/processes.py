@@ -17,6 +17,7 @@ from anyio.abc import TaskStatus
 
 from h2kbus.cli.exits import say
 from h2kbus.cli.fleet import Capabilities, new_worker_id, read_switches
+from h2kbus.cli.loop import run as run_async
 from h2kbus.cli.output import print_json
 from h2kbus.cli.submit import Plugins
 from h2kbus.client import Bus
@@ -81,7 +82,7 @@ def up(
     options = WorkerOptions(slots=slots, grace=grace)
     place = data_dir or default_data_dir(os.environ)
     root = context.obj.settings().root
-    anyio.run(_up, place, port, workers, root, load_catalog(operations), options, context.obj.json)
+    run_async(_up, place, port, workers, root, load_catalog(operations), options, context.obj.json)
 
 
 def worker(
@@ -100,7 +101,7 @@ def worker(
     set_up_logging(verbose)
     options = WorkerOptions(pool=pool, slots=slots, grace=grace, switches=read_switches(capability))
     settings = context.obj.settings("h2kbus-worker")
-    anyio.run(_worker, settings, load_catalog(operations), options, worker_id or new_worker_id())
+    run_async(_worker, settings, load_catalog(operations), options, worker_id or new_worker_id())
 
 
 def scheduler(
@@ -112,7 +113,7 @@ def scheduler(
     """Run one scheduler: read commands, publish jobs to their lanes. Any number may run side by side."""
     set_up_logging(verbose)
     settings = context.obj.settings("h2kbus-scheduler")
-    anyio.run(_scheduler, settings, load_catalog(operations), replicas)
+    run_async(_scheduler, settings, load_catalog(operations), replicas)
 
 
 async def run_once(spec: JobSpec, operations: Sequence[str]) -> JobRecord:

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import anyio
 import msgspec
 import typer
 
 from h2kbus.cli.exits import Exit, explain, say
 from h2kbus.cli.invocation import Invocation
 from h2kbus.cli.jobs import ending, outcome
+from h2kbus.cli.loop import run as run_async
 from h2kbus.cli.output import print_json, print_line
 from h2kbus.client import VERDICT_SECONDS, Bus
 from h2kbus.documents import Defaults, read_documents
@@ -87,7 +87,7 @@ def submit(
     else:
         described = _described(operation, image, output_dir, settings, priority, image_format, checksum)
         specs = iter([with_audit(described, job_id, tags)])
-    raise typer.Exit(anyio.run(_submit, context.obj, specs, wait))
+    raise typer.Exit(run_async(_submit, context.obj, specs, wait))
 
 
 def run(
@@ -110,7 +110,7 @@ def run(
 
     described = _described(operation, image, output_dir, settings, None, image_format, checksum)
     spec = with_audit(described, None, [])
-    record = anyio.run(run_once, spec, operations)
+    record = run_async(run_once, spec, operations)
     if context.obj.json:
         print_json(record)
     else:
@@ -190,8 +190,7 @@ async def _verdicts(bus: Bus, handed: Handed) -> dict[str, JobRecord]:
 
 def _report(problem: H2KBusError, job_id: str, number: int) -> None:
     if number <= MAX_REPORTED:
-        say(f"job {job_id}:")
-        explain(problem)
+        explain(problem, f"job {job_id}: ")
 
 
 def refusal(word: Entry | DuplicateJob) -> H2KBusError | None:

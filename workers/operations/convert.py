@@ -27,7 +27,6 @@ from workers.qemu import PROGRAM, Disk, ImageInfo, OnFraction, QemuImg
 from workers.report import ActionLine, Outcome, Report, write_report
 from workers.workplace import Workplace
 
-_STREAM = "streamOptimized"
 _ROUNDING_BYTES = 16 << 20
 """No format rounds the size of a disk up by more than this."""
 
@@ -195,9 +194,9 @@ class _Conversion:
         """qemu-img's options for the output.
 
         `-W` lets it write out of order: never slower than the default in our measurements, and a quarter
-        faster with compression. A stream's grains must stay in order.
+        faster with compression.
         """
-        options: list[str] = [] if self._subformat == _STREAM else ["-W"]
+        options = ["-W"] if FORMATS[self._output.format].out_of_order else []
         if self._output.format == "qcow2" and self._parameters.compress:
             options += ["-c", "-o", f"compression_type={self._parameters.compression_type}"]
         if self._output.format == "vmdk":

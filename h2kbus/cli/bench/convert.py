@@ -12,10 +12,10 @@ from h2kbus.cli.bench.fleet import Fleet, running_fleet
 from h2kbus.cli.sample_disk import convert_sample, find_tool, make_disk
 from subjects.spec import ArtifactPolicy, Audit, ImageSpec, JobSpec
 
-ROUNDS: Final = 3
+ROUNDS: Final = 2
 SIZE_MIB: Final = 768
-CONTENT_MIB: Final = 192
-_SAME: Final = ("-W", "-m", "16", "-c", "-o", "compression_type=zlib")
+CONTENT_MIB: Final = 160
+_SAME: Final = ("-W", "-c", "-o", "compression_type=zlib")
 _DEFAULT: Final = ("-c",)
 
 
