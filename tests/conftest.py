@@ -259,6 +259,28 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(REPOSITORY), **more}
 
 
+@pytest.fixture(scope="session")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """The program beside a running `h2kbus up` with one worker, shared by the session."""
+    home = tmp_path_factory.mktemp("home")
+    program = Program(environment(HOME=str(home), USER="tester"), home)
+    words = ("up", "--json", "--port", "0", "--data-dir", home / "data", "--operations", REHEARSE)
+    with program.started(*words) as process:
+        program.environment["H2KBUS_URL"] = read_ready(process)["url"]
+        yield program
+
+
+def read_ready(process: "subprocess.Popen[str]") -> dict[str, Any]:
+    """The one line that `up --json` prints once it is ready."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        assert process.stderr is not None
+        pytest.fail(f"it did not start: {process.stderr.read()}")
+    ready: dict[str, Any] = json.loads(line)
+    return ready
+
+
 @pytest.fixture
 def program(tmp_path: Path, settings: ConnectionSettings) -> Program:
     """The program, told by its environment where the test's bus is."""

@@ -12,14 +12,18 @@ from h2kbus.pull import Delivery
 from h2kbus.store import Entry, JobStore
 from subjects.codec import decode
 from subjects.events import milestone
-from subjects.lifecycle import cancelled, claimed, failed
+from subjects.lifecycle import cancelled, claimed, failed, pending
 from subjects.record import JobRecord, LaneMessage
 from subjects.result import JobError
+from subjects.states import State
 from subjects.topology import ACK_WAIT_SECONDS, Topology
 from workers.lease import HeldLease
+from workers.room import shortage
 
 log = logging.getLogger("h2kbus.worker")
 
+PASS_ON_SECONDS: Final = 5.0
+"""A job that this host has no room for comes again after this long, to whoever is free then."""
 CLAIM_TRIES: Final = 8
 """Lost races before the message is given back; each one means that somebody else moved the job on."""
 
@@ -33,6 +37,9 @@ class Decision(enum.Enum):
     CANCEL = enum.auto()
     LEAVE = enum.auto()
     DROP = enum.auto()
+
+
+_TAKING: Final = frozenset({Decision.CLAIM, Decision.TAKE_OVER})
 
 
 def decide(record: JobRecord, *, redelivered: bool) -> Decision:
@@ -57,11 +64,12 @@ def may_run_again(record: JobRecord) -> bool:
 class Claims:
     """Claims jobs for one worker."""
 
-    def __init__(self, connection: Connection, topology: Topology, worker_id: str) -> None:
+    def __init__(self, connection: Connection, topology: Topology, worker_id: str, memory_gb: float) -> None:
         self._connection = connection
         self._topology = topology
         self._store = JobStore(connection, topology)
         self._worker_id = worker_id
+        self._memory_gb = memory_gb
 
     async def claim(self, delivery: Delivery) -> HeldLease | None:
         """Take the job, or answer for the message in another way and return None."""
@@ -90,13 +98,22 @@ class Claims:
         if decision is Decision.LEAVE:
             await delivery.nak(ACK_WAIT_SECONDS)
             return None
-        if decision is Decision.CLAIM:
-            return await self._take(entry, delivery, None)
-        if decision is Decision.TAKE_OVER:
-            lost = f"{ErrorCode.WORKER_LOST}: {entry.record.worker_id} went silent"
-            return await self._take(entry, delivery, lost)
-        await self._end(entry, decision, delivery)
-        return None
+        if decision not in _TAKING:
+            await self._end(entry, decision, delivery)
+            return None
+        lack = await shortage(entry.record.spec, self._memory_gb) if entry.record.spec else None
+        if lack is not None:
+            await self._pass_on(entry, delivery, f"{self._worker_id} cannot take the job: {lack}")
+            return None
+        lost = f"{ErrorCode.WORKER_LOST}: {entry.record.worker_id} went silent"
+        return await self._take(entry, delivery, lost if decision is Decision.TAKE_OVER else None)
+
+    async def _pass_on(self, entry: Entry, delivery: Delivery, reason: str) -> None:
+        """Leave the job to a worker with more room, and say in its record why it waits."""
+        if entry.record.state is State.QUEUED and entry.record.pending_reason != reason:
+            now = dt.datetime.now(dt.UTC)
+            await self._store.swap(pending(entry.record, reason, now=now), entry.revision)
+        await delivery.nak(PASS_ON_SECONDS)
 
     async def _take(self, entry: Entry, delivery: Delivery, reason: str | None) -> HeldLease:
         record = claimed(

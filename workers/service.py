@@ -50,7 +50,7 @@ class Worker:
         tokens = frozenset(token for token, proven in profile.capabilities.items() if proven)
         self._slots = Slots(profile.max_concurrent_jobs)
         self._keeper = LeaseKeeper()
-        self._claims = Claims(connection, topology, profile.worker_id)
+        self._claims = Claims(connection, topology, profile.worker_id, profile.memory_gb)
         self._settlement = Settlement(connection, topology)
         self._puller = LanePuller(connection, topology, tokens)
         self._lanes = LaneWatch(connection, topology, profile.pool, tokens, self._on_lanes)
@@ -108,6 +108,8 @@ class Worker:
                     await self._run(delivery)
             except H2KBusError as error:
                 log.warning("%s comes again: %s (%s)", delivery.subject, error, error.error_code)
+            except Exception:
+                log.exception("%s met a defect; it comes again", delivery.subject)
 
     async def _run(self, delivery: Delivery) -> None:
         lease = await self._claims.claim(delivery)

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import nats
 import pytest
 
 from h2kbus.client import Bus
 from h2kbus.errors import ErrorCode, JobFinished
 from h2kbus.settings import ConnectionSettings
+from subjects.spec import CapabilityRequirements
 from subjects.states import State
 from tests.conftest import Fleet, rehearsal
 
@@ -155,6 +157,17 @@ async def test_job_submitted_before_any_worker_waits_for_one(bus: Bus, fleet: Fl
     await bus.verdict(job_id)
     await fleet.worker()
     assert (await bus.result(job_id)).state is State.COMPLETED
+
+
+async def test_job_that_asks_for_more_than_the_host_has_waits_and_says_why(bus: Bus, running: Fleet) -> None:
+    asked = CapabilityRequirements(min_memory_gb=100_000)
+    job_id = await bus.submit(msgspec.structs.replace(rehearsal(), capability_requirements=asked))
+    with anyio.fail_after(5):
+        while not (await bus.verdict(job_id) and (await bus.status(job_id)).pending_reason):
+            await anyio.sleep(0.05)
+    record = await bus.status(job_id)
+    assert record.state is State.QUEUED
+    assert "100000 GB of memory" in (record.pending_reason or "")
 
 
 async def test_urgent_jobs_go_first(bus: Bus, fleet: Fleet, tmp_path: Path) -> None:

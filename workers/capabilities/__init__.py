@@ -3,59 +3,24 @@
 import datetime as dt
 import platform
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
 import anyio
-import msgspec
+import anyio.to_thread
 
 from h2kbus import __version__
 from h2kbus.errors import SettingsError
 from subjects.fleet import WorkerCapabilities
 from workers.capabilities import host
-from workers.capabilities.kvm import probe_kvm
-from workers.capabilities.probe import Finding, Probe, Tools, refuted
-from workers.capabilities.tools import probe_lvm, probe_mount, probe_nbd, probe_qemu_img, probe_selinux_tools
+from workers.capabilities.probe import Finding, Probe, Tools
+from workers.capabilities.table import PROBES, probe_all
 
-__all__ = ["PROBES", "Finding", "Tools", "detect", "level_of", "probe_all"]
+__all__ = ["PROBES", "Finding", "Probe", "Tools", "detect", "level_of", "probe_all"]
 
-PROBE_SECONDS: Final = 10.0
-
-PROBES: Final[Mapping[str, Probe]] = {
-    "qemu-img": probe_qemu_img,
-    "nbd": probe_nbd,
-    "lvm": probe_lvm,
-    "mount": probe_mount,
-    "selinux-tools": probe_selinux_tools,
-    "kvm": probe_kvm,
-}
-"""Each capability token and how it is proven."""
-
+_DISK_SECONDS: Final = 10.0
 _LEVELS: Final = ((3, frozenset({"nbd", "mount"})), (2, frozenset({"nbd"})))
-
-
-async def probe_all(
-    overrides: Mapping[str, bool] | None = None, *, tools: Tools | None = None, seconds: float = PROBE_SECONDS
-) -> list[Finding]:
-    """Run every probe, all at once, each with a deadline of `seconds`.
-
-    An override of False switches a capability off. Raises SettingsError for an unknown token, and for
-    one that is insisted on and cannot be proven: a worker never advertises what it cannot do.
-    """
-    wanted = dict(overrides or {})
-    unknown = wanted.keys() - PROBES.keys()
-    if unknown:
-        raise SettingsError(f"unknown capability {min(unknown)!r}; known: {', '.join(PROBES)}")
-    findings: dict[str, Finding] = {}
-
-    async def run(token: str, probe: Probe) -> None:
-        findings[token] = await _bounded(token, probe, tools or Tools(), seconds)
-
-    async with anyio.create_task_group() as group:
-        for token, probe in PROBES.items():
-            group.start_soon(run, token, probe)
-    return [_overridden(findings[token], wanted=wanted.get(token)) for token in PROBES]
 
 
 async def detect(
@@ -67,10 +32,12 @@ async def detect(
     plugin_tokens: frozenset[str] = frozenset(),
     overrides: Mapping[str, bool] | None = None,
 ) -> WorkerCapabilities:
-    """The profile that a worker of this machine advertises; `work_dir` tells which disk is measured."""
+    """The profile that a worker on this machine advertises; `work_dir` is on the disk for its outputs.
+
+    Raises SettingsError for overrides as `probe_all` does, and for a `work_dir` that cannot be measured.
+    """
     findings = await probe_all(overrides)
-    proven = frozenset(each.token for each in findings if each.proven)
-    disk = host.free_disk_gb(work_dir)
+    disk_gb = await _free_disk_gb(work_dir)
     return WorkerCapabilities(
         worker_id=worker_id,
         hostname=socket.gethostname(),
@@ -80,36 +47,29 @@ async def detect(
         pool=pool,
         version=__version__,
         execution_mode=host.execution_mode(),
-        capability_level=level_of(proven),
-        max_disk_size_tb=round(disk / 1000, 3),
+        capability_level=level_of(each.token for each in findings if each.proven),
+        max_disk_size_tb=round(disk_gb / 1000, 3),
         max_concurrent_jobs=slots,
         free_slots=slots,
         memory_gb=host.memory_gb(),
-        disk_space_gb=disk,
+        disk_space_gb=disk_gb,
         os_info=host.os_info(),
         kernel_version=platform.release(),
     )
 
 
-def level_of(proven: frozenset[str]) -> int:
+def level_of(proven: Iterable[str]) -> int:
     """1 userspace only, 2 partition tables readable over NBD, 3 disks mounted and changed."""
-    return next((level for level, tokens in _LEVELS if tokens <= proven), 1)
+    tokens = frozenset(proven)
+    return next((level for level, needed in _LEVELS if needed <= tokens), 1)
 
 
-async def _bounded(token: str, probe: Probe, tools: Tools, seconds: float) -> Finding:
+async def _free_disk_gb(directory: Path) -> float:
+    """Measured in a thread, which a network filesystem may hold for ever."""
     try:
-        with anyio.fail_after(seconds):
-            finding = await probe(tools)
+        with anyio.fail_after(_DISK_SECONDS):
+            return await anyio.to_thread.run_sync(host.free_disk_gb, directory, abandon_on_cancel=True)
     except TimeoutError:
-        return refuted(token, f"the probe did not end within {seconds:g} s", "look at the host's load")
+        raise SettingsError(f"{directory}: its disk did not answer within {_DISK_SECONDS:g} s") from None
     except OSError as error:
-        return refuted(token, f"the probe failed: {error}", "look at the host")
-    return finding
-
-
-def _overridden(finding: Finding, *, wanted: bool | None) -> Finding:
-    if wanted is False:
-        return msgspec.structs.replace(finding, proven=False, evidence="switched off by the operator")
-    if wanted and not finding.proven:
-        raise SettingsError(f"this machine cannot do {finding.token}: {finding.evidence}")
-    return finding
+        raise SettingsError(f"{directory}: the free space cannot be measured: {error.strerror}") from error

@@ -10,7 +10,14 @@ from subjects.fleet import ExecutionMode
 
 GIGABYTE: Final = 1_000_000_000
 _CAP_SYS_ADMIN: Final = 1 << 21
-_CONTAINER_MARKS: Final = (Path("/.dockerenv"), Path("/run/.containerenv"))
+_ROOT: Final = Path("/")
+_CONTAINER_MARKS: Final = (
+    ".dockerenv",
+    "run/.containerenv",
+    "run/systemd/container",
+    "run/secrets/kubernetes.io",
+    "var/run/secrets/kubernetes.io",
+)
 _CONTAINER_WORDS: Final = ("docker", "kubepods", "containerd", "libpod", "lxc")
 
 
@@ -20,7 +27,10 @@ def memory_gb() -> float:
 
 
 def free_disk_gb(directory: Path) -> float:
-    """Room for an unprivileged writer on the directory's filesystem, in gigabytes (powers of ten)."""
+    """Room for an unprivileged writer on the directory's filesystem, in gigabytes (powers of ten).
+
+    Raises OSError if the directory cannot be looked at.
+    """
     return float(round(psutil.disk_usage(str(directory)).free / GIGABYTE, 1))
 
 
@@ -32,29 +42,36 @@ def os_info() -> str:
         return platform.system()
 
 
-def execution_mode() -> ExecutionMode:
-    """`host` outside of containers; inside, `privileged_container` with CAP_SYS_ADMIN."""
-    if not _in_container():
+def execution_mode(root: Path = _ROOT) -> ExecutionMode:
+    """`host` outside of containers; inside, `privileged_container` if it may administer the host's kernel."""
+    if not _in_container(root):
         return "host"
-    return "privileged_container" if _may_administer() else "safe_container"
+    return "privileged_container" if _may_administer(root) else "safe_container"
 
 
-def _in_container() -> bool:
-    if any(mark.exists() for mark in _CONTAINER_MARKS):
+def _in_container(root: Path) -> bool:
+    """Whether a container engine left its mark: a file, or its name among the groups of process 1."""
+    if any((root / mark).exists() for mark in _CONTAINER_MARKS):
         return True
-    return any(word in _text("/proc/1/cgroup") for word in _CONTAINER_WORDS)
+    groups = _text(root / "proc/1/cgroup")
+    return any(word in groups for word in _CONTAINER_WORDS)
 
 
-def _may_administer() -> bool:
-    """Whether this process has CAP_SYS_ADMIN in effect (capabilities(7), bit 21)."""
-    for line in _text("/proc/self/status").splitlines():
+def _may_administer(root: Path) -> bool:
+    """CAP_SYS_ADMIN (capabilities(7), bit 21) over the whole machine, not just over a user namespace.
+
+    The user namespace of the machine itself maps every id to the same id (user_namespaces(7)).
+    """
+    whole = _text(root / "proc/self/uid_map").split() == ["0", "0", str(2**32 - 1)]
+    for line in _text(root / "proc/self/status").splitlines():
         if line.startswith("CapEff:"):
-            return bool(int(line.split()[1], 16) & _CAP_SYS_ADMIN)
+            return whole and bool(int(line.split()[1], 16) & _CAP_SYS_ADMIN)
     return False
 
 
-def _text(path: str) -> str:
+def _text(path: Path) -> str:
+    """The file's text; a file that this process may not read is no evidence, as one that is missing."""
     try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""

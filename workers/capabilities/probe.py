@@ -2,18 +2,26 @@
 
 import os
 import shutil
-import subprocess
-from collections.abc import Awaitable, Callable, Sequence
+import tempfile
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from pathlib import Path
 from typing import Final
 
-import anyio
 import msgspec
 
-_SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+from h2kbus.errors import OperationFailed
+from workers.joblog import JobLog, printable
+from workers.process import ToolOutput, ToolRunner, tool_path
+
+_GRACE_SECONDS: Final = 0.5
+_EVIDENCE_CHARS: Final = 200
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What one probe found. `advice` is the command that would mend it, empty when it is proven."""
+    """What one probe found: `evidence` is what was tried and what it said.
+
+    `advice` is the command, or failing one the step, that mends it; empty when there is nothing to mend.
+    """
 
     token: str
     proven: bool
@@ -23,40 +31,55 @@ class Finding(msgspec.Struct, frozen=True):
 
 def proven(token: str, evidence: str) -> Finding:
     """The machine can do it, and this is how we know."""
-    return Finding(token, True, evidence)  # noqa: FBT003 - the two constructors give it a name
+    return Finding(token, proven=True, evidence=evidence)
 
 
-def refuted(token: str, evidence: str, advice: str) -> Finding:
-    """The machine cannot do it; `advice` is the command that mends that."""
-    return Finding(token, False, evidence, advice)  # noqa: FBT003 - the two constructors give it a name
+def refuted(token: str, evidence: str, advice: str = "") -> Finding:
+    """The machine was not seen to do it."""
+    return Finding(token, proven=False, evidence=evidence, advice=advice)
 
 
 class Tools:
-    """Finds and runs programs for the probes; `path` is searched as the shell's PATH."""
+    """Finds and runs programs for the probes.
+
+    `path` is searched as the shell's PATH, and nothing else is; by default a worker's own search path.
+    """
 
     def __init__(self, path: str | None = None) -> None:
-        self._path = path or os.pathsep.join((os.environ.get("PATH", ""), _SYSTEM_PATH))
+        self._path = path
 
-    def find(self, name: str) -> str | None:
-        return shutil.which(name, path=self._path)
+    def find(self, name: str) -> str:
+        """Where the program is. Raises FileNotFoundError."""
+        found = tool_path(name) if self._path is None else shutil.which(name, path=self._path)
+        if found is None:
+            raise FileNotFoundError(f"{name} is not installed")
+        return found
 
-    async def first_line(self, argv: Sequence[str]) -> tuple[bool, str]:
-        """Run a program and return whether it succeeded, and the first line that it said."""
-        done = await anyio.run_process(
-            argv, check=False, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, env={"LC_ALL": "C.UTF-8"}
-        )
-        lines = [line.strip() for line in done.stdout.decode("utf-8", "replace").splitlines() if line.strip()]
-        words = lines[0][:200] if lines else "it said nothing"
-        return done.returncode == 0, words if done.returncode == 0 else f"status {done.returncode}: {words}"
+    async def run(self, argv: Sequence[str], accept: Collection[int] = (0,)) -> ToolOutput:
+        """Run a program in an empty directory of its own.
+
+        Raises FileNotFoundError if it is missing, and OperationFailed as `ToolRunner.run` does.
+        """
+        command = [self.find(argv[0]), *argv[1:]]
+        # A probe belongs to no job: what its tool says becomes evidence and is logged nowhere.
+        with tempfile.TemporaryDirectory(prefix="h2kbus-probe-") as scratch, JobLog(Path(os.devnull)) as log:
+            runner = ToolRunner(log, Path(scratch), grace_seconds=_GRACE_SECONDS)
+            return await runner.run(command, accept=accept)
 
 
 Probe = Callable[[Tools], Awaitable[Finding]]
 
 
+def first_line(output: ToolOutput) -> str:
+    """The first line that a tool said on stdout, fit to be shown."""
+    lines = output.stdout.decode("utf-8", "replace").splitlines()
+    found = next((line.strip() for line in lines if line.strip()), "it ran and said nothing")
+    return printable(found)[:_EVIDENCE_CHARS]
+
+
 async def runs(tools: Tools, token: str, argv: Sequence[str], advice: str) -> Finding:
     """The simplest proof: the program is there and runs."""
-    found = tools.find(argv[0])
-    if found is None:
-        return refuted(token, f"{argv[0]} is not installed", advice)
-    worked, words = await tools.first_line([found, *argv[1:]])
-    return proven(token, words) if worked else refuted(token, words, advice)
+    try:
+        return proven(token, first_line(await tools.run(argv)))
+    except (FileNotFoundError, OperationFailed) as error:
+        return refuted(token, str(error), advice)

@@ -1,0 +1,51 @@
+"""Probes libguestfs: its shell runs, and its appliance has all the parts that it is built from.
+
+Starting the appliance takes many seconds, so a worker does not do that when it starts; the evidence
+says that it was not done.
+"""
+
+import os
+import platform
+from pathlib import Path
+from typing import Final
+
+from h2kbus.errors import OperationFailed
+from workers.capabilities.probe import Finding, Tools, first_line, proven, refuted
+
+_INSTALL: Final = "apt-get install libguestfs-tools"
+_QEMU: Final = {"x86_64": "qemu-system-x86_64", "aarch64": "qemu-system-aarch64"}
+_KERNELS: Final = ("boot/vmlinuz-*", "lib/modules/*/vmlinuz")
+_RECIPES: Final = (
+    "usr/lib/*/guestfs/supermin.d",
+    "usr/lib/guestfs/supermin.d",
+    "usr/lib64/guestfs/supermin.d",
+)
+
+
+async def probe_guestfs(tools: Tools) -> Finding:
+    """guestfish, supermin and qemu run; the appliance's recipe and a readable kernel are there."""
+    qemu = _QEMU.get(platform.machine(), f"qemu-system-{platform.machine()}")
+    try:
+        said = [first_line(await tools.run([name, "--version"])) for name in ("guestfish", "supermin", qemu)]
+    except (FileNotFoundError, OperationFailed) as error:
+        return refuted("guestfs", str(error), _INSTALL)
+    return appliance_parts("; ".join(said), Path("/"))
+
+
+def appliance_parts(versions: str, root: Path) -> Finding:
+    """Look for the recipe of the appliance and for a kernel below `root`."""
+    if not _found(_RECIPES, root):
+        return refuted("guestfs", f"{versions}; no recipe for the appliance (supermin.d)", _INSTALL)
+    kernels = _found(_KERNELS, root)
+    if not kernels:
+        return refuted(
+            "guestfs", f"{versions}; no kernel for the appliance", "apt-get install linux-image-amd64"
+        )
+    readable = [each for each in kernels if os.access(each, os.R_OK)]
+    if not readable:
+        return refuted("guestfs", f"{versions}; {kernels[0]} is not readable", f"chmod 0644 {kernels[0]}")
+    return proven("guestfs", f"{versions}; kernel {readable[-1]}; the appliance was not started")
+
+
+def _found(patterns: tuple[str, ...], root: Path) -> list[Path]:
+    return sorted(each for pattern in patterns for each in root.glob(pattern))
