@@ -92,7 +92,8 @@ async def test_job_goes_on_when_the_server_is_killed_and_comes_back(tmp_path: Pa
     async with (
         connect(settings) as first,
         connect(settings) as second,
-        h2kbus.connect(settings=settings) as bus,anyio.create_task_group() as group
+        h2kbus.connect(settings=settings) as bus,
+        anyio.create_task_group() as group,
     ):
         await group.start(Scheduler(first, topology, catalog, "scheduler").serve)
         worker = Worker(second, topology, catalog, worker_profile("worker", tokens=("op-rehearse",)))

@@ -13,6 +13,8 @@ from subjects.states import State
 ROUNDS: Final = 3
 JOBS: Final = 3000
 SYNCED_JOBS: Final = 600
+WIDE: Final = 64
+"""Jobs at once of the second bare loop: more than the protocol lets one worker have."""
 POLL_SECONDS: Final = 0.02
 
 
@@ -31,10 +33,12 @@ async def _compare(fleet: Fleet, jobs: int) -> dict[str, Any]:
     for run in range(ROUNDS):
         bare += jobs / await bare_rate(fleet.bus, fleet.settings, jobs, SLOTS, run)
         whole += await pipeline_seconds(fleet, jobs)
+    wide = await bare_rate(fleet.bus, fleet.settings, jobs, WIDE, ROUNDS)
     return {
         "ratio": round(bare / whole, 3),
         "jobs_per_s": round(ROUNDS * jobs / whole),
         "bare_jobs_per_s": round(ROUNDS * jobs / bare),
+        "bare_wide_jobs_per_s": round(wide),
         "jobs": ROUNDS * jobs,
     }
 

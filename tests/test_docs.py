@@ -1,0 +1,112 @@
+"""Every command and program in the documents is run as it stands there."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from h2kbus.cli.app import app
+from h2kbus.cli.exits import Exit
+from h2kbus.cli.sample_disk import convert_sample, make_disk
+from subjects.codec import encode
+from tests.conftest import REHEARSE, REPOSITORY, Program, environment, read_ready, rehearsal
+
+DOCUMENTS = ("README.md", "docs/cli.md", "docs/reference/README.md", "CONTRIBUTING.md")
+BLOCK = re.compile(r"^```(\w+)( \w+)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(document: str, language: str, mark: str = "") -> list[str]:
+    """The fenced blocks of one kind: `sh` is run, `sh up` is run until it is ready."""
+    found = BLOCK.findall((REPOSITORY / document).read_text())
+    return [text for kind, marked, text in found if (kind, marked.strip()) == (language, mark)]
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Program:
+    """A directory as a reader of the documents would have it: a disk, some job files, the program on PATH."""
+    place = tmp_path_factory.mktemp("reader")
+    convert_sample(make_disk(place / "disk.raw", size_mib=32, content_mib=2), place / "disk.vmdk", "vmdk")
+    (place / "job.json").write_bytes(encode(rehearsal(job_id="from-the-docs")))
+    (place / "jobs.jsonl").write_bytes(b"\n".join(encode(rehearsal()) for _ in range(20)))
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    return Program(environment(HOME=str(place), USER="tester", PATH=path), place)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_run_as_they_stand(reader: Program, document: str) -> None:
+    words = ("up", "--json", "--port", "0", "--data-dir", reader.place / "bus", "--operations", REHEARSE)
+    with reader.started(*words) as process:
+        url = read_ready(process)["url"]
+        for block in blocks(document, "sh"):
+            done = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", make_only_shown(block)],
+                check=False, cwd=reader.place, env={**reader.environment, "H2KBUS_URL": url},
+                capture_output=True, text=True, timeout=100,
+            )  # fmt: skip
+            assert done.returncode == 0, f"{block}\n{done.stderr}"
+
+
+def make_only_shown(block: str) -> str:
+    """`make` targets run this very test: here they are only asked what they would do."""
+    return block.replace("make ", f"make --dry-run --directory {REPOSITORY} ").replace(
+        ".ci/run", f"bash -n {REPOSITORY}/.ci/run"
+    )
+
+
+@pytest.mark.parametrize(
+    ("document", "block"), [(each, block) for each in DOCUMENTS for block in blocks(each, "sh", "up")]
+)
+def test_servers_start_as_they_stand(reader: Program, document: str, block: str) -> None:
+    [words] = [line.split()[1:] for line in block.splitlines()]
+    with reader.started(*words, "--port", "0") as process:
+        assert process.stderr is not None
+        assert "ready at nats://127.0.0.1:" in process.stderr.readline()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_python_runs_as_it_stands(reader: Program, document: str) -> None:
+    words = ("up", "--json", "--port", "0", "--data-dir", reader.place / "bus")
+    programs = blocks(document, "python")
+    if not programs:
+        assert document != "README.md"
+        return
+    with reader.started(*words) as process:
+        url = read_ready(process)["url"]
+        for text in programs:
+            here = text.replace("nats://127.0.0.1:4222", url).replace("/images", str(reader.place))
+            done = subprocess.run(
+                [sys.executable, "-c", here],
+                check=False,
+                env=reader.environment,
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+            assert done.returncode == 0, done.stderr
+            assert "COMPLETED" in done.stdout
+
+
+def test_demo_proves_the_content_equal(reader: Program) -> None:
+    done = reader("demo", "--dir", reader.place / "demo")
+    assert done.returncode == 0
+    assert "the content was compared with disk.vmdk: equal" in done.stdout
+    assert (reader.place / "demo" / "out" / "disk.qcow2").exists()
+
+
+def test_every_exit_code_is_documented() -> None:
+
+    table = (REPOSITORY / "docs" / "cli.md").read_text()
+    assert [code.name for code in Exit if f"| {code.value} |" not in table] == []
+
+
+def test_every_command_is_documented() -> None:
+
+    text = (REPOSITORY / "docs" / "cli.md").read_text()
+    names = {
+        command.name or command.callback.__name__ for command in app.registered_commands if command.callback
+    }
+    assert {name for name in names if f"`{name}" not in text and f"h2kbus {name}" not in text} == {"demo"}
