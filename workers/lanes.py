@@ -1,7 +1,7 @@
 """Which lanes this worker serves: those in its pool whose needs it meets, most urgent first."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import anyio
@@ -9,7 +9,8 @@ from nats.aio.msg import Msg
 
 from h2kbus.client import read_lanes
 from h2kbus.connection import Connection
-from h2kbus.errors import BusError
+from h2kbus.errors import BusError, InvalidMessage
+from subjects.codec import decode
 from subjects.fleet import LaneAnnouncement
 from subjects.lanes import lane_needs
 from subjects.topology import Topology
@@ -36,7 +37,7 @@ class LaneWatch:
         self._pool = pool
         self._capabilities = capabilities
         self._on_change = on_change
-        self._heard = anyio.Event()
+        self._known: dict[str, LaneAnnouncement] = {}
         self.lanes: tuple[LaneAnnouncement, ...] = ()
 
     async def run(self) -> None:
@@ -46,27 +47,32 @@ class LaneWatch:
         )
         try:
             while True:
-                self._heard = anyio.Event()
                 await self._refresh()
-                with anyio.move_on_after(REFRESH_SECONDS):
-                    await self._heard.wait()
+                await anyio.sleep(REFRESH_SECONDS)
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(2):
                 await subscription.unsubscribe()
 
     async def _refresh(self) -> None:
         try:
-            announced = await read_lanes(self._connection, self._topology)
+            self._learn(await read_lanes(self._connection, self._topology))
         except BusError as error:
             log.warning("cannot read the lanes: %s", error)
-            return
-        lanes = tuple(lane for lane in announced if self._serves(lane))
+
+    def _on_announcement(self, message: Msg) -> None:
+        """Take the lane from the message itself: it is heard before it is stored and can be read."""
+        try:
+            self._learn([decode(LaneAnnouncement, message.data)])
+        except InvalidMessage as error:
+            log.warning("%s is no lane announcement: %s", message.subject, error)
+
+    def _learn(self, announced: Iterable[LaneAnnouncement]) -> None:
+        """Add lanes; none is ever taken back."""
+        self._known |= {lane.consumer: lane for lane in announced if self._serves(lane)}
+        lanes = tuple(sorted(self._known.values(), key=lambda lane: (lane.priority, lane.lane)))
         if lanes != self.lanes:
             self.lanes = lanes
             self._on_change()
 
     def _serves(self, lane: LaneAnnouncement) -> bool:
         return lane.pool == self._pool and lane_needs(lane.lane) <= self._capabilities
-
-    def _on_announcement(self, _: Msg) -> None:
-        self._heard.set()
