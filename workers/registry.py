@@ -3,15 +3,18 @@
 import datetime as dt
 import logging
 from collections.abc import Callable
+from typing import Final
 
 import anyio
 import msgspec
 
 from h2kbus.connection import Connection
-from h2kbus.errors import BusError
+from h2kbus.errors import BusError, NotProvisioned
 from subjects.codec import encode
 from subjects.fleet import WorkerCapabilities
 from subjects.topology import HEARTBEAT_SECONDS, Topology
+
+JOIN_SECONDS: Final = 0.5
 
 log = logging.getLogger("h2kbus.worker")
 
@@ -30,6 +33,20 @@ class Registry:
         """One heartbeat. Raises BusError."""
         entry = msgspec.structs.replace(self._describe(), last_heartbeat=dt.datetime.now(dt.UTC))
         await self._connection.publish(self._topology.worker_subject(entry.worker_id), encode(entry))
+
+    async def join(self) -> None:
+        """The first heartbeat; at a new server it waits for a scheduler to make the streams. Raises BusError."""
+        waiting = False
+        while True:
+            try:
+                await self.beat()
+            except NotProvisioned:
+                if not waiting:
+                    log.warning("the server has no streams yet; waiting for a scheduler to make them")
+                waiting = True
+                await anyio.sleep(JOIN_SECONDS)
+            else:
+                return
 
     async def run(self) -> None:
         """Beat until cancelled; a missed beat is logged and the next one follows."""

@@ -65,13 +65,13 @@ class Worker:
 
         Once ready it gives `drain` to `task_status`.
         """
+        await self._registry.join()
         await self._puller.open()
         async with anyio.create_task_group() as background:
             background.start_soon(self._lanes.run)
             background.start_soon(self._registry.run)
             background.start_soon(self._keeper.run)
             background.start_soon(self._listen)
-            await self._registry.beat()
             task_status.started(self.drain)
             async with anyio.create_task_group() as jobs:
                 with self._pulling:
