@@ -35,7 +35,7 @@ class Registry:
         await self._connection.publish(self._topology.worker_subject(entry.worker_id), encode(entry))
 
     async def join(self) -> None:
-        """The first heartbeat; at a new server it waits for a scheduler to make the streams. Raises BusError."""
+        """The first heartbeat; at a new server it waits until a scheduler has made the streams."""
         waiting = False
         while True:
             try:
