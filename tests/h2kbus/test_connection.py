@@ -1,0 +1,336 @@
+"""What goes wrong between us and the server has a name of ours, and comes within its deadline."""
+
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import anyio
+import pytest
+
+from h2kbus.connection import Connection, SubjectTaken, connect
+from h2kbus.errors import (
+    BusError,
+    BusFull,
+    BusTimeout,
+    BusUnreachable,
+    ErrorCode,
+    NotProvisioned,
+    PermissionDenied,
+    RevisionConflict,
+    ServerUnfit,
+)
+from h2kbus.settings import ConnectionSettings
+from subjects.topology import Topology
+from tests.h2kbus.conftest import OwnServer
+
+Start = Callable[..., OwnServer]
+
+EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+USERS = {
+    "users": [
+        {"user": "all", "password": "pass-all"},
+        {
+            "user": "some",
+            "password": "pass-some",
+            "permissions": {"publish": {"deny": ["forbidden.>"]}, "subscribe": {"deny": ["forbidden.>"]}},
+        },
+    ]
+}
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port where connections are accepted and nothing is ever said."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+async def failure(settings: ConnectionSettings) -> BusError:
+    with pytest.raises(BusError) as caught:
+        async with connect(settings):
+            pass
+    return caught.value
+
+
+async def test_refused_port_is_an_unreachable_bus_at_once(closed_port: int) -> None:
+    settings = ConnectionSettings(url=f"nats://127.0.0.1:{closed_port}", connect_timeout_seconds=60)
+    with anyio.fail_after(10):
+        error = await failure(settings)
+    assert isinstance(error, BusUnreachable)
+    assert f"nats://127.0.0.1:{closed_port}" in str(error)
+
+
+async def test_several_servers_are_unreachable_when_each_refuses(closed_port: int) -> None:
+    url = f"nats://127.0.0.1:{closed_port},nats://localhost:{closed_port}"
+    with anyio.fail_after(10):
+        error = await failure(ConnectionSettings(url=url, connect_timeout_seconds=60))
+    assert isinstance(error, BusUnreachable)
+
+
+async def test_second_server_is_used_where_the_first_refuses(closed_port: int, server_url: str) -> None:
+    async with connect(ConnectionSettings(url=f"nats://127.0.0.1:{closed_port},{server_url}")) as connection:
+        assert connection.is_connected
+
+
+async def test_listener_that_says_nothing_is_unreachable_within_the_timeout(silent_port: int) -> None:
+    settings = ConnectionSettings(url=f"nats://127.0.0.1:{silent_port}", connect_timeout_seconds=0.3)
+    with anyio.fail_after(5):
+        assert isinstance(await failure(settings), BusUnreachable)
+
+
+async def test_name_that_does_not_resolve_is_unreachable() -> None:
+    settings = ConnectionSettings(url="nats://no-such-host.invalid:4222", connect_timeout_seconds=1)
+    assert isinstance(await failure(settings), BusUnreachable)
+
+
+async def test_server_without_jetstream_is_unfit(own_server: Start) -> None:
+    error = await failure(own_server(jetstream=False).settings())
+    assert isinstance(error, ServerUnfit)
+    assert error.error_code is ErrorCode.JETSTREAM_MISSING
+
+
+async def test_wrong_password_is_denied_without_being_shown(own_server: Start) -> None:
+    server = own_server(authorization=USERS)
+    error = await failure(server.settings(user="all", password="wr0ng", connect_timeout_seconds=1))
+    assert isinstance(error, PermissionDenied)
+    assert "wr0ng" not in str(error)
+
+
+async def test_password_in_the_address_is_not_shown(own_server: Start) -> None:
+    server = own_server(authorization=USERS)
+    url = f"nats://all:wr0ng@127.0.0.1:{server.port}"
+    error = await failure(ConnectionSettings(url=url, connect_timeout_seconds=1))
+    assert isinstance(error, PermissionDenied)
+    assert "wr0ng" not in str(error)
+
+
+@pytest.fixture
+async def restricted(own_server: Start) -> AsyncIterator[Connection]:
+    async with connect(own_server(authorization=USERS).settings(user="some", password="pass-some")) as opened:
+        yield opened
+
+
+async def test_publish_that_the_server_refuses_is_denied_by_name(restricted: Connection) -> None:
+    with pytest.raises(PermissionDenied, match=r"forbidden\.a"):
+        await restricted.publish("forbidden.a", b"x")
+
+
+async def test_request_that_the_server_refuses_is_denied_by_name(restricted: Connection) -> None:
+    with pytest.raises(PermissionDenied, match=r"forbidden\.b"):
+        await restricted.ask("forbidden.b", b"x")
+
+
+async def test_one_refused_publish_does_not_harm_the_next(restricted: Connection) -> None:
+    with pytest.raises(PermissionDenied):
+        await restricted.publish("forbidden.a", b"x")
+    with pytest.raises(NotProvisioned):
+        await restricted.publish("allowed.a", b"x")
+
+
+async def test_publish_to_no_stream_says_that_nothing_is_provisioned(connection: Connection) -> None:
+    with pytest.raises(NotProvisioned, match=r"nobody\.stores\.this"):
+        await connection.publish("nobody.stores.this", b"x")
+
+
+async def test_reading_a_stream_that_is_not_there_says_that_nothing_is_provisioned(
+    connection: Connection, topology: Topology
+) -> None:
+    with pytest.raises(NotProvisioned):
+        await connection.get_last(topology.jobs_stream, "x")
+    with pytest.raises(NotProvisioned):
+        await connection.get_batch(topology.jobs_stream, {"seq": 1})
+
+
+async def test_missing_stream_is_a_key_error_of_the_api(connection: Connection, topology: Topology) -> None:
+    with pytest.raises(KeyError):
+        await connection.api(f"STREAM.INFO.{topology.jobs_stream}")
+
+
+async def test_lost_compare_and_set_is_a_revision_conflict(
+    provisioned: Connection, topology: Topology
+) -> None:
+    subject = topology.record_subject("j1")
+    first = await provisioned.publish(subject, b"1", {EXPECTED: "0"})
+    with pytest.raises(RevisionConflict):
+        await provisioned.publish(subject, b"2", {EXPECTED: "0"})
+    assert await provisioned.publish(subject, b"3", {EXPECTED: str(first)}) > first
+
+
+async def test_second_message_on_a_subject_of_a_queue_is_refused(
+    provisioned: Connection, topology: Topology
+) -> None:
+    subject = topology.grammar.job("default", "any", 5, "j1")
+    await provisioned.publish(subject, b"1")
+    with pytest.raises(SubjectTaken):
+        await provisioned.publish(subject, b"2")
+
+
+async def test_publishing_together_tells_the_outcome_of_each(
+    provisioned: Connection, topology: Topology
+) -> None:
+    subject = topology.grammar.job("default", "any", 5, "j1")
+    outcomes = await provisioned.publish_together(
+        (subject, b"1"), (subject, b"2"), ("nobody.stores.this", b"3")
+    )
+    assert [type(each) for each in outcomes] == [int, SubjectTaken, NotProvisioned]
+
+
+@pytest.mark.xfail(strict=True, reason="the refused request is left waiting in the inbox, and fails unheard")
+async def test_payload_beyond_the_servers_limit_is_refused(own_server: Start) -> None:
+    async with connect(own_server(max_payload=4096).settings()) as connection:
+        assert connection.max_payload == 4096
+        with pytest.raises(BusFull):
+            await connection.publish("any.thing", bytes(5000))
+
+
+FULL_IS_TAKEN = pytest.mark.xfail(
+    strict=True, reason="10077 stands for any failure to store; only its words tell a taken subject apart"
+)
+
+
+@FULL_IS_TAKEN
+async def test_stream_that_holds_all_it_may_is_bus_full(
+    connection: Connection, topology: Topology
+) -> None:
+    await make_stream(connection, topology, max_msgs=1)
+    await connection.publish(f"{topology.grammar.root}.tiny.a", b"x")
+    with pytest.raises(BusFull):
+        await connection.publish(f"{topology.grammar.root}.tiny.b", b"x")
+
+
+@FULL_IS_TAKEN
+async def test_stream_without_room_is_bus_full_and_never_a_taken_subject(
+    connection: Connection, topology: Topology
+) -> None:
+    """`SubjectTaken` counts as success when a job is submitted: it must never stand for a full disk."""
+    await make_stream(connection, topology, max_bytes=1000)
+    with pytest.raises(BusFull):
+        for number in range(20):
+            await connection.publish(f"{topology.grammar.root}.tiny.{number}", bytes(200))
+
+
+@pytest.mark.xfail(strict=True, reason="10002 is not known as a full bus", raises=BusError)
+async def test_account_without_room_is_bus_full(own_server: Start, topology: Topology) -> None:
+    limits = {"max_file": 100_000, "max_mem": 100_000}
+    accounts = {"A": {"jetstream": limits, "users": [{"user": "u", "password": "p"}]}}
+    async with connect(own_server(accounts=accounts).settings(user="u", password="p")) as connection:
+        await make_stream(connection, topology)
+        with pytest.raises(BusFull):
+            for number in range(20):
+                await connection.publish(f"{topology.grammar.root}.tiny.{number}", bytes(20_000))
+
+
+async def make_stream(connection: Connection, topology: Topology, **limits: int) -> None:
+    name = f"{topology.grammar.fleet}_TINY"
+    config = {
+        "name": name,
+        "subjects": [f"{topology.grammar.root}.tiny.>"],
+        "discard": "new",
+        "storage": "file",
+        "allow_direct": True,
+        **limits,
+    }
+    await connection.api(f"STREAM.CREATE.{name}", config)
+
+
+async def test_request_that_nobody_answers_ends_as_a_timeout(
+    connection: Connection, topology: Topology
+) -> None:
+    subject = f"{topology.grammar.root}.silence"
+    await connection.listen(subject, lambda message: None)
+    with anyio.fail_after(5), pytest.raises(BusTimeout, match="in time"):
+        await connection.ask(subject, timeout=0.1)
+
+
+async def test_cancelled_request_does_not_disturb_the_next(
+    connection: Connection, topology: Topology
+) -> None:
+    subject = f"{topology.grammar.root}.silence"
+    await connection.listen(subject, lambda message: None)
+    with anyio.move_on_after(0.05):
+        await connection.ask(subject, timeout=5)
+    with pytest.raises(NotProvisioned):
+        await connection.publish("nobody.stores.this", b"x")
+
+
+async def test_hundreds_of_requests_each_get_their_own_answer(
+    provisioned: Connection, topology: Topology
+) -> None:
+    subjects = [topology.grammar.job("default", "any", 5, f"j{number}") for number in range(300)]
+    sequences = await provisioned.publish_together(*((subject, subject.encode()) for subject in subjects))
+    for subject, sequence in zip(subjects, sequences, strict=True):
+        stored = await provisioned.get_last(topology.jobs_stream, subject)
+        assert stored is not None
+        assert (stored.seq, stored.data) == (sequence, subject.encode())
+
+
+async def test_everything_is_read_in_order_across_batches(
+    provisioned: Connection, topology: Topology
+) -> None:
+    messages = [(topology.grammar.progress(f"j{number}"), b"x") for number in range(1100)]
+    await provisioned.publish_together(*messages)
+    subject = f"{topology.grammar.root}.progress.*"
+    read = [each.subject async for each in provisioned.read(topology.progress_stream, subject)]
+    assert read == [subject for subject, _ in messages]
+    after = [each.seq async for each in provisioned.read(topology.progress_stream, subject, after=1098)]
+    assert after == [1099, 1100]
+
+
+async def test_bus_that_goes_away_is_told_and_found_again_when_it_comes_back(
+    own_server: Start, topology: Topology
+) -> None:
+    server = own_server()
+    async with connect(server.settings()) as connection:
+        await make_stream(connection, topology)
+        server.kill()
+        with pytest.raises((BusUnreachable, BusTimeout)):
+            await connection.publish(f"{topology.grammar.root}.tiny.a", b"during", timeout=0.3)
+        server.start()
+        assert await connection.publish(f"{topology.grammar.root}.tiny.b", b"after", timeout=20) > 0
+
+
+async def test_request_under_way_ends_when_the_server_dies(own_server: Start) -> None:
+    server = own_server()
+    async with connect(server.settings()) as connection, anyio.create_task_group() as group:
+        await connection.listen("silence", lambda message: None)
+
+        async def ask() -> None:
+            with pytest.raises(BusTimeout, match="connection was lost"):
+                await connection.ask("silence", timeout=60)
+
+        group.start_soon(ask)
+        await anyio.sleep(0.1)
+        with anyio.fail_after(10):
+            server.kill()
+
+
+async def test_nothing_published_while_away_is_sent_later(own_server: Start, topology: Topology) -> None:
+    """The client would buffer it and send it when nobody expects it any more."""
+    server = own_server()
+    async with connect(server.settings()) as connection:
+        await make_stream(connection, topology)
+        server.kill()
+        await anyio.sleep(0.1)
+        with pytest.raises((BusUnreachable, BusTimeout)):
+            await connection.publish(f"{topology.grammar.root}.tiny.a", b"stale", timeout=0.3)
+        server.start()
+        await connection.publish(f"{topology.grammar.root}.tiny.b", b"fresh", timeout=20)
+        found = await connection.get_last(f"{topology.grammar.fleet}_TINY", f"{topology.grammar.root}.tiny.a")
+    assert found is None
+
+
+async def test_closed_connection_says_so(settings: ConnectionSettings) -> None:
+    async with connect(settings) as connection:
+        pass
+    assert connection.closed.is_set()
+    with pytest.raises(BusUnreachable):
+        await connection.publish("any.thing", b"x", timeout=0.1)
