@@ -61,12 +61,16 @@ async def test_server_is_gone_when_the_context_ends(tmp_path: Path) -> None:
 
 
 async def test_server_is_gone_when_its_user_fails(tmp_path: Path) -> None:
-    pid = 0
-    with pytest.raises(ZeroDivisionError):
+    pids = []
+
+    async def use() -> None:
         async with embedded_server(tmp_path, 0) as server:
-            pid = server.pid
+            pids.append(server.pid)
             raise ZeroDivisionError
-    assert not psutil.pid_exists(pid)
+
+    with pytest.raises(ZeroDivisionError):
+        await use()
+    assert not psutil.pid_exists(pids[0])
 
 
 async def test_temporary_directory_is_gone_afterwards() -> None:
@@ -163,12 +167,12 @@ async def test_acknowledged_write_survives_a_kill(tmp_path: Path) -> None:
 async def test_death_of_the_server_is_told_with_its_last_words(tmp_path: Path) -> None:
     async with embedded_server(tmp_path, 0) as server:
         os.kill(server.pid, signal.SIGKILL)
-        with pytest.raises(EmbeddedServerError, match="has died: .*Server is ready"):
+        with pytest.raises(EmbeddedServerError, match=r"has died: .*Server is ready"):
             await server.wait()
 
 
 def test_server_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", PARENT, tmp_path]
+    command = [str(each) for each in (sys.executable, "-c", PARENT, tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment()) as parent:
         assert parent.stdout is not None
         server = psutil.Process(int(parent.stdout.readline()))

@@ -2,7 +2,9 @@
 
 import getpass
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +21,7 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def resolve(home: Path, flags: dict[str, str | None] | None = None, **env: str) -> ConnectionSettings:
+def resolve(home: Path, flags: Mapping[str, str | None] | None = None, **env: Any) -> ConnectionSettings:
     return ConnectionSettings.resolve(flags or {}, {"HOME": str(home), **env})
 
 
@@ -64,7 +66,7 @@ def test_empty_variable_counts_as_unset(home: Path) -> None:
 def test_variable_may_name_the_context(home: Path, variable: str) -> None:
     select(home, url="nats://context:4222")
     (home / ".config/nats/context.txt").unlink()
-    assert resolve(home, **{variable: "c"}).url == "nats://context:4222"
+    assert resolve(home, None, **{variable: "c"}).url == "nats://context:4222"
 
 
 def test_flag_may_name_the_context(home: Path) -> None:
@@ -120,7 +122,7 @@ UNCHECKED = pytest.mark.xfail(strict=True, reason="resolve() does not check this
 )
 def test_value_that_makes_no_sense_is_refused(home: Path, variable: str, value: str) -> None:
     with pytest.raises(H2KBusError):
-        resolve(home, **{variable: value})
+        resolve(home, None, **{variable: value})
 
 
 @pytest.mark.parametrize("given", ["tls_cert", "tls_key"])
