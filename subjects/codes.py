@@ -148,8 +148,9 @@ class InvalidMessage(H2KBusError):
     @classmethod
     def under(cls, base: str, words: str) -> "InvalidMessage":
         """Read msgspec's own words (`reason - at $.path`) into a reason and a path below `base`."""
-        reason, _, path = words.partition(" - at `$")
-        return cls(reason, base + path.removesuffix("`"))
+        # From the right: the words before may quote what somebody wrote.
+        reason, found, path = words.rpartition(" - at `$")
+        return cls(reason, base + path.removesuffix("`")) if found else cls(words, base)
 
 
 class InvalidSubject(H2KBusError):

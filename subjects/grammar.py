@@ -10,9 +10,12 @@ from subjects.commands import Verb
 from subjects.lanes import lane_needs
 
 DEFAULT_ROOT: Final = "h2k.v1"
-_ROOT = re.compile(r"([A-Za-z0-9_-]+)((?:\.[A-Za-z0-9_-]+)*)\.v1")
+# Lower case and no `_`, so that different roots never give one name to a stream or bucket.
+_ROOT = re.compile(r"[a-z0-9-]+(?:\.[a-z0-9-]+)*\.v1")
 _UNSAFE = re.compile(r"[.*>\s\x00-\x1f\x7f]")
-_MAX_TOKEN = 128
+MAX_TOKEN: Final = 128
+MAX_LANE: Final = 200
+"""A consumer's name holds pool, lane and priority, and may have 255 characters."""
 _VERBS = {verb.value: verb for verb in Verb}
 _PRIORITIES = {str(number): number for number in range(1, 11)}
 
@@ -34,9 +37,9 @@ class JobSubject(msgspec.Struct, frozen=True):
     job_id: str
 
 
-def token(value: str) -> str:
+def token(value: str, longest: int = MAX_TOKEN) -> str:
     """Return one subject token, or raise InvalidSubject if NATS would read it as something else."""
-    if not value or len(value) > _MAX_TOKEN or _UNSAFE.search(value) or not value.isprintable():
+    if not value or len(value) > longest or _UNSAFE.search(value) or not value.isprintable():
         raise InvalidSubject(f"{value[:40]!r} cannot stand in a subject: no dots, wildcards or spaces")
     return value
 
@@ -77,7 +80,7 @@ class Grammar(msgspec.Struct, frozen=True):
         if str(priority) not in _PRIORITIES:
             raise InvalidSubject(f"priority {priority} is not within 1-10")
         lane_needs(lane)
-        return f"{self.root}.jobs.{token(pool)}.{lane}.{priority}"
+        return f"{self.root}.jobs.{token(pool)}.{token(lane, MAX_LANE)}.{priority}"
 
     def parse_job(self, subject: str) -> JobSubject:
         pool, lane, priority, job_id = self._tail(subject, "jobs", 4)
@@ -103,4 +106,5 @@ class Grammar(msgspec.Struct, frozen=True):
         parts = subject.removeprefix(prefix).split(".")
         if not subject.startswith(prefix) or len(parts) != length:
             raise InvalidSubject(f"{subject[:200]!r} is not a {kind} subject under {self.root}")
-        return [token(part) for part in parts]
+        longest = MAX_LANE if kind == "jobs" else MAX_TOKEN
+        return [token(part, longest) for part in parts]

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from subjects.codes import ErrorCode, IllegalTransition
 from subjects.record import JobRecord, Lease, ProgressSummary, Transition
 from subjects.result import JobError, JobResult
 from subjects.spec import JobSpec
@@ -61,16 +62,22 @@ def refused(
 def claimed(
     record: JobRecord, *, worker_id: str, revision: int, now: dt.datetime, reason: str | None = None
 ) -> JobRecord:
-    """A worker takes the job at `revision`, which becomes the lease's fencing token."""
+    """A worker takes the job at `revision`, which becomes the lease's fencing token.
+
+    Taking it from another worker keeps that one's loss among the errors.
+    """
+    lost = JobError(code=ErrorCode.WORKER_LOST, message=f"{record.worker_id} went silent")
     return _move(
         record,
-        CLAIM_PATHS[record.state],
+        CLAIM_PATHS.get(record.state, (State.ASSIGNED,)),
         now,
         worker_id,
         reason,
         attempt=record.attempt + 1,
         worker_id=worker_id,
         lease=Lease(worker_id=worker_id, token=revision),
+        progress=None,
+        errors=(*record.errors, lost) if record.state.leased else record.errors,
         next_attempt_at=None,
         pending_reason=None,
     )
@@ -86,6 +93,8 @@ def renewed(record: JobRecord, progress: ProgressSummary | None, *, now: dt.date
 
 def completed(record: JobRecord, result: JobResult, *, now: dt.datetime) -> JobRecord:
     """The job ends with its work done and proven."""
+    if result.status is not State.COMPLETED:
+        raise IllegalTransition(f"a result that says {result.status} cannot make a job {State.COMPLETED}")
     return _move(
         record,
         (State.COMPLETED,),
@@ -124,6 +133,7 @@ def retrying(
         errors=(*record.errors, error),
         lease=None,
         worker_id=None,
+        progress=None,
         next_attempt_at=next_attempt_at,
         pending_reason=f"waits for attempt {record.attempt + 1} after {error.code}",
     )
@@ -132,7 +142,12 @@ def retrying(
 def handed_back(record: JobRecord, error: JobError, *, now: dt.datetime, by: str) -> JobRecord:
     """A draining worker returns the job; the attempt that it began is not held against the job."""
     returned = retrying(record, error, now=now, by=by, next_attempt_at=now)
-    return msgspec.structs.replace(returned, attempt=record.attempt - 1, errors=record.errors)
+    return msgspec.structs.replace(
+        returned,
+        attempt=record.attempt - 1,
+        errors=record.errors,
+        pending_reason=f"waits for attempt {record.attempt} after {error.code}",
+    )
 
 
 def cancel_requested(record: JobRecord, *, now: dt.datetime) -> JobRecord:

@@ -5,6 +5,8 @@ A third party registers an `OperationDeclaration` of its own in the entry-point 
 `h2kbus.operations`.
 """
 
+import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
@@ -16,6 +18,8 @@ from subjects.lanes import check_token
 from subjects.spec import ImageFormat, JobSpec
 
 ENTRY_POINT_GROUP = "h2kbus.operations"
+_TOKEN_LENGTH = 32
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 class Phase(msgspec.Struct, frozen=True):
@@ -43,6 +47,8 @@ class OperationDeclaration(msgspec.Struct, frozen=True, kw_only=True):
     required_actions: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise InvalidMessage(f"{self.name!r} is no name for an operation: use a-z, 0-9 and _", "$.name")
         for token in self.needs:
             check_token(token)
 
@@ -107,6 +113,8 @@ class OperationCatalog(Mapping[str, OperationDeclaration]):
 
     def __init__(self, plugins: Iterable[OperationDeclaration] = ()) -> None:
         self._plugins = tuple(plugins)
+        for taken in {each.name for each in BUILT_IN} & {each.name for each in self._plugins}:
+            raise InvalidMessage(f"the operation {taken} is built in and cannot be replaced", "$.name")
         self._by_name = {each.name: each for each in (*BUILT_IN, *self._plugins)}
 
     @property
@@ -145,8 +153,11 @@ class OperationCatalog(Mapping[str, OperationDeclaration]):
 
 
 def plugin_token(name: str) -> str:
-    """The capability token of a plug-in operation: `op-` and its name, as far as a token may be long."""
-    return f"op-{name.replace('_', '-')}"[:32]
+    """The capability token of a plug-in operation: `op-` and its name; a long one ends in a hash of it."""
+    readable = f"op-{name.replace('_', '-')}"
+    if len(readable) <= _TOKEN_LENGTH:
+        return readable
+    return f"{readable[:23]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def selected_actions(declaration: OperationDeclaration, requested: tuple[str, ...]) -> tuple[str, ...]:

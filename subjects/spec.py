@@ -5,6 +5,7 @@ Ranges and defaults come from the protocol; a value outside of them is refused w
 """
 
 import datetime as dt
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -20,19 +21,37 @@ AbsolutePath = Annotated[str, Meta(pattern=r"^/[^\x00]*" + r"$", max_length=4096
 Checksum = Annotated[str, Meta(pattern=r"^(sha256:)?[0-9a-fA-F]{64}" + _END)]
 Version = Annotated[str, Meta(pattern=r"^1(\.[0-9]+)*" + _END, description="major version 1")]
 Text = Annotated[str, Meta(max_length=4096)]
-Gigabytes = Annotated[float, Meta(ge=1)]
+Gigabytes = Annotated[float, Meta(ge=1, le=1_000_000)]
 
 ImageFormat = Literal["qcow2", "vmdk", "raw", "vdi", "vhd", "vhdx"]
 Priority = Annotated[int, Meta(ge=1, le=10, description="1 is the most urgent")]
 
 DEFAULT_POOL = "default"
+MAX_PARAMETER_DEPTH = 32
+"""Room is left for the record and the messages that a job is embedded in; see `subjects.codec`."""
 MAX_SPEC_BYTES = 256 * 1024
 """A job larger than this is refused: the record that embeds it must fit NATS's 1 MiB payload."""
 
 
 def as_utc(moment: dt.datetime) -> dt.datetime:
-    """Read a naive time as UTC (the protocol's rule); keep an aware one."""
-    return moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
+    """The same moment in UTC; a naive time is one already (the protocol's rule)."""
+    return moment.astimezone(dt.UTC) if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
+
+
+def is_deeper(value: Any, levels: int) -> bool:
+    """Whether containers are nested deeper than that; goes level by level, so that no stack is needed."""
+    inside = [value]
+    for _ in range(levels):
+        inside = [inner for each in inside for inner in _contents(each)]
+        if not inside:
+            return False
+    return any(isinstance(each, (dict, list, tuple)) for each in inside)
+
+
+def _contents(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, (list, tuple)) else ()
 
 
 class ImageSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,5 +117,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     parameters: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
-        if self.created_at is not None and self.created_at.tzinfo is None:
+        if is_deeper(self.parameters, MAX_PARAMETER_DEPTH):
+            raise ValueError(f"parameters are nested deeper than {MAX_PARAMETER_DEPTH} levels")
+        if self.created_at is not None and self.created_at.tzinfo is not dt.UTC:
             msgspec.structs.force_setattr(self, "created_at", as_utc(self.created_at))

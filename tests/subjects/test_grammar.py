@@ -19,7 +19,7 @@ TOKENS = st.text(
 )
 CAPABILITIES = st.from_regex(r"[a-z0-9-]{1,20}", fullmatch=True).filter(lambda name: name != ANY)
 LANES = st.sets(CAPABILITIES, max_size=5).map(lane_name)
-ROOTS = st.lists(st.from_regex(r"[A-Za-z0-9_-]{1,12}", fullmatch=True), min_size=1, max_size=3).map(
+ROOTS = st.lists(st.from_regex(r"[a-z0-9-]{1,12}", fullmatch=True), min_size=1, max_size=3).map(
     lambda names: ".".join([*names, "v1"])
 )
 BAD_TOKENS = {
@@ -169,7 +169,7 @@ def test_a_foreign_subject_is_no_progress(subject: str) -> None:
         GRAMMAR.parse_progress(subject)
 
 
-@pytest.mark.parametrize("root", ["h2k.v1", "site-a.v1", "acme.h2k.v1", "A_b.C-d.v1"])
+@pytest.mark.parametrize("root", ["h2k.v1", "site-a.v1", "acme.h2k.v1", "a-b.c-d.v1"])
 def test_a_root_is_a_name_and_the_version(root: str) -> None:
     assert Grammar(root).progress("j") == f"{root}.progress.j"
 
@@ -181,6 +181,8 @@ def test_a_root_is_a_name_and_the_version(root: str) -> None:
         "v1",
         ".v1",
         "h2k",
+        "H2K.v1",
+        "h2_k.v1",
         "h2k.v2",
         "h2k.v1.",
         "h2k.v1\n",
@@ -201,7 +203,6 @@ def test_roots_do_not_read_each_others_subjects() -> None:
         Grammar("other.v1").parse_progress(GRAMMAR.progress("j"))
 
 
-@pytest.mark.xfail(strict=True, raises=InvalidSubject, reason="a lane of more than 128 characters is built")
 def test_a_lane_that_can_be_built_can_be_read() -> None:
     lane = lane_name(letter * 32 for letter in "abcde")
     assert GRAMMAR.parse_job(GRAMMAR.job("default", lane, 5, "j")).lane == lane

@@ -222,21 +222,18 @@ def test_the_same_job_is_told_by_its_content() -> None:
     assert not lifecycle.same_job(record, spec(4, job_id="j"))
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="a claim looks its path up before the table")
 def test_a_claim_of_a_finished_job_names_both_states() -> None:
     ended = fail(claim(new_record(), START, 2), START, 3)
     with pytest.raises(IllegalTransition, match="from FAILED to"):
         claim(ended, START, 4)
 
 
-@pytest.mark.xfail(strict=True, reason="it is worded before the attempt is taken back")
 def test_a_job_handed_back_says_the_right_attempt() -> None:
     waiting = hand_back(claim(new_record(), START, 2), START, 3)
     assert claim(waiting, START, 4).attempt == 1
     assert "attempt 1 " in (waiting.pending_reason or "")
 
 
-@pytest.mark.xfail(strict=True, reason="only `retrying` adds to the errors")
 def test_the_loss_of_a_worker_is_kept_among_the_failures() -> None:
     lost = claim(new_record(), START, 2)
     taken = lifecycle.claimed(
@@ -245,7 +242,6 @@ def test_the_loss_of_a_worker_is_kept_among_the_failures() -> None:
     assert [error.code for error in taken.errors] == [ErrorCode.WORKER_LOST]
 
 
-@pytest.mark.xfail(strict=True, reason="the last attempt's progress is left in the record")
 def test_a_new_attempt_starts_without_the_last_ones_progress() -> None:
     record = renew(claim(new_record(), START, 2), START, 66)
     assert claim(retry(record, START, 67), START, 68).progress is None
