@@ -15,9 +15,17 @@ from typing import Final
 import anyio
 import msgspec
 
-from h2kbus.connection import Connection, SubjectTaken
+from h2kbus.connection import Connection
 from h2kbus.connection import connect as connect_to_server
-from h2kbus.errors import DuplicateJob, InvalidMessage, JobFinished, JobNotFound, OperationFailed
+from h2kbus.errors import (
+    DuplicateJob,
+    InvalidMessage,
+    JobFinished,
+    JobNotFound,
+    NotProvisioned,
+    OperationFailed,
+    SubjectTaken,
+)
 from h2kbus.ids import new_job_id
 from h2kbus.settings import ConnectionSettings
 from h2kbus.store import Entry, JobStore
@@ -53,8 +61,7 @@ class Bus:
         """Hand a job to the bus and return its id, once the bus has stored it durably.
 
         Submitting the same job again under its id changes nothing. Raises InvalidMessage for a job that
-        is too large, DuplicateJob when the id is taken by another job that has been read already; see
-        `verdict` for the scheduler's word on it.
+        is too large; see `verdict` for the scheduler's word on it.
         """
         job_id = spec.job_id or new_job_id()
         created_at = spec.created_at or dt.datetime.now(dt.UTC)
@@ -128,12 +135,14 @@ class Bus:
         return (await self.store.get(job_id)).record
 
     async def is_waiting(self, job_id: str) -> bool:
-        """Whether a submission under this id waits for a scheduler."""
-        subject = self.grammar.commands(verb=Verb.SUBMIT, job_id=job_id)
-        info = await self.connection.api(
-            f"STREAM.INFO.{self.topology.commands_stream}", {"subjects_filter": subject}
-        )
-        return bool(info["state"].get("subjects"))
+        """Whether a submission or a retry under this id waits for a scheduler. Raises NotProvisioned."""
+        stream, subject = self.topology.commands_stream, self.grammar.commands(job_id=job_id)
+        try:
+            info = await self.connection.api(f"STREAM.INFO.{stream}", {"subjects_filter": subject})
+        except KeyError:
+            raise NotProvisioned(f"this server has no stream {stream}") from None
+        waiting = map(self.grammar.parse_command, info["state"].get("subjects") or ())
+        return any(command.verb is not Verb.CANCEL for command in waiting)
 
     async def watch(self, job_id: str) -> AsyncIterator[ProgressEvent]:
         """Everything that happened to the job, then what happens, ending with its terminal event.
@@ -204,11 +213,9 @@ class Bus:
                 f"job {job_id} is {record.state}; only a finished job can be retried", "$.state"
             )
         new_id = new_job_id()
-        with contextlib.suppress(SubjectTaken):
-            await self.connection.publish(
-                self.grammar.command(self.submitter, Verb.RETRY, job_id),
-                encode(RetryCommand(new_job_id=new_id)),
-            )
+        await self.connection.publish(
+            self.grammar.command(self.submitter, Verb.RETRY, new_id), encode(RetryCommand(parent=job_id))
+        )
         return new_id
 
     async def jobs(
@@ -248,7 +255,8 @@ class Bus:
                 return
 
     async def _require(self, job_id: str) -> None:
-        if await self.store.find(job_id) is None and not await self.is_waiting(job_id):
+        """A scheduler makes the record before it removes the command: look for the command first."""
+        if not await self.is_waiting(job_id) and await self.store.find(job_id) is None:
             raise JobNotFound(f"no job {job_id}")
 
 

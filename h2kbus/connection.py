@@ -19,6 +19,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from h2kbus.answers import ApiError, Stored, error_of, outcome_of, sequence_of, status_of, stored
 from h2kbus.errors import (
     BusError,
     BusFull,
@@ -26,7 +27,6 @@ from h2kbus.errors import (
     BusUnreachable,
     ErrorCode,
     NotProvisioned,
-    RevisionConflict,
     ServerUnfit,
 )
 from h2kbus.handshake import all_refused, check_server, client_options, connect_error
@@ -37,45 +37,7 @@ DEADLINE_SECONDS: Final = 5.0
 """How long one request to the server may take."""
 CLOSE_SECONDS: Final = 2.0
 
-# A lost compare-and-set is 10071, or 10164 on replicated streams.
-_CONFLICTS: Final = frozenset({10071, 10164})
-_SUBJECT_TAKEN: Final = 10077
-_FULL: Final = frozenset({10023, 10047, 10077, 10122, 10167})
 _DENIED: Final = re.compile(r'permissions violation for (?:publish|subscription) to "([^"]+)"', re.IGNORECASE)
-
-
-class ApiError(msgspec.Struct, frozen=True):
-    """What the JetStream API says when it refuses; `err_code` is the precise one."""
-
-    code: int = 0
-    err_code: int = 0
-    description: str = ""
-
-
-class PubAck(msgspec.Struct, frozen=True):
-    """JetStream's answer to a publish."""
-
-    seq: int = 0
-    duplicate: bool = False
-    error: ApiError | None = None
-
-
-class Stored(msgspec.Struct, frozen=True):
-    """A message as it lies in a stream. `seq` is its sequence: for a bucket, the key's revision."""
-
-    subject: str
-    seq: int
-    data: bytes
-    time: str
-
-
-_ACK: Final = msgspec.json.Decoder(PubAck)
-
-
-class SubjectTaken(BusError):
-    """A stream that holds one message per subject has one already."""
-
-    code = ErrorCode.DUPLICATE_JOB
 
 
 class Connection:
@@ -113,7 +75,7 @@ class Connection:
             await self._reconnected(timeout)
         with mapped_errors:
             answer = await self.inbox.ask(subject, payload, headers, timeout=timeout)
-        return _sequence(subject, answer)
+        return sequence_of(subject, answer)
 
     async def publish_together(self, *messages: tuple[str, bytes]) -> list[int | BusError]:
         """Like `publish` for several messages in one round trip: each one's sequence, or its error."""
@@ -124,7 +86,7 @@ class Connection:
                 await self.inbox.begin(subject, body, timeout=DEADLINE_SECONDS) for subject, body in messages
             ]
         outcomes = await asyncio.gather(*answers, return_exceptions=True)
-        return [_outcome(subject, each) for (subject, _), each in zip(messages, outcomes, strict=True)]
+        return [outcome_of(subject, each) for (subject, _), each in zip(messages, outcomes, strict=True)]
 
     async def publish_unconfirmed(self, subject: str, payload: bytes, reply: str = "") -> None:
         """Send and forget: hints, pulls and acknowledgements that a redelivery would repeat."""
@@ -257,7 +219,7 @@ class Connection:
             except (OSError, nats.errors.Error) as error:
                 errors.append(error)
         if not self.nats.is_connected:
-            raise connect_error(settings, errors[-1] if errors else TimeoutError("it did not answer"))
+            raise connect_error(settings, errors)
         self._connected.set()
         check_server(self.nats)
         await self.inbox.start()
@@ -320,49 +282,3 @@ class _MappedErrors:
 
 
 mapped_errors: Final = _MappedErrors()
-
-
-def error_of(problem: ApiError, subject: str) -> BusError:
-    """Map JetStream's numeric codes; its words are only for people."""
-    if problem.err_code in _CONFLICTS:
-        return RevisionConflict(f"{subject} was changed by somebody else")
-    if problem.err_code == _SUBJECT_TAKEN:
-        return SubjectTaken(f"{subject} holds a message already")
-    if problem.err_code in _FULL:
-        return BusFull(f"{subject}: {problem.description}")
-    words = f"{subject}: {problem.description} ({problem.err_code or problem.code})"
-    return BusError(words, err_code=problem.err_code)
-
-
-def _sequence(subject: str, answer: Msg) -> int:
-    if not answer.data:
-        raise NotProvisioned(f"this server has no stream for {subject}")
-    ack = _ACK.decode(answer.data)
-    if ack.error is not None:
-        raise error_of(ack.error, subject)
-    return ack.seq
-
-
-def _outcome(subject: str, answer: Msg | BaseException) -> int | BusError:
-    try:
-        if isinstance(answer, BaseException):
-            raise answer
-        return _sequence(subject, answer)
-    except BusError as error:
-        return error
-
-
-def status_of(message: Msg) -> str | None:
-    """The status of a JetStream control message, None for an ordinary one."""
-    return (message.headers or {}).get("Status")
-
-
-def stored(message: Msg) -> Stored:
-    """Read a direct get's answer."""
-    headers = message.headers or {}
-    return Stored(
-        headers.get("Nats-Subject", ""),
-        int(headers.get("Nats-Sequence", 0)),
-        message.data,
-        headers.get("Nats-Time-Stamp", ""),
-    )

@@ -10,6 +10,7 @@
     │   ├── BusFull             the server has no room left
     │   ├── PermissionDenied    the server refused a subject
     │   ├── ServerUnfit         the server is too old or runs without JetStream
+    │   ├── SubjectTaken        a stream that holds one message per subject has one
     │   ├── NotProvisioned      the server has no streams of ours yet
     │   ├── ContractConflict    a stream of ours exists with another shape
     │   ├── RevisionConflict    a compare-and-set lost its race
@@ -61,6 +62,7 @@ __all__ = [
     "RevisionConflict",
     "ServerUnfit",
     "SettingsError",
+    "SubjectTaken",
 ]
 
 
@@ -104,6 +106,12 @@ class NotProvisioned(BusError):
     """The server has no stream for a subject: no scheduler has been started against it yet."""
 
     code = ErrorCode.NOT_PROVISIONED
+
+
+class SubjectTaken(BusError):
+    """A stream that holds one message per subject has one already."""
+
+    code = ErrorCode.DUPLICATE_JOB
 
 
 class ContractConflict(BusError):

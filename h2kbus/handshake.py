@@ -41,12 +41,14 @@ def client_options(settings: ConnectionSettings) -> dict[str, Any]:
     }
 
 
-def connect_error(settings: ConnectionSettings, error: Exception) -> BusError:
+def connect_error(settings: ConnectionSettings, errors: list[Exception]) -> BusError:
     """What kept us from connecting, in words that hold no secret."""
-    words = str(error) or type(error).__name__
-    if "authorization" in words.lower() or "authentication" in words.lower():
+    words = [str(error) or type(error).__name__ for error in errors]
+    # The server hangs up after refusing, so its refusal need not be the last thing that happened.
+    if any("authorization" in each.lower() or "authentication" in each.lower() for each in words):
         return PermissionDenied(f"{settings.display_url} refused these credentials")
-    return BusUnreachable(f"no NATS server answers at {settings.display_url} ({words})")
+    last = words[-1] if words else "it did not answer"
+    return BusUnreachable(f"no NATS server answers at {settings.display_url} ({last})")
 
 
 def all_refused(errors: list[Exception], servers: int) -> bool:

@@ -67,7 +67,11 @@ class Inbox:
         token = str(next(self._tokens))
         answer: asyncio.Future[Msg] = loop.create_future()
         self._waiting[token] = _Request(answer, subject, loop.time() + timeout)
-        await self._nats.publish(subject, payload, f"{self._prefix}.{token}", headers)
+        try:
+            await self._nats.publish(subject, payload, f"{self._prefix}.{token}", headers)
+        except BaseException:
+            del self._waiting[token]
+            raise
         return answer
 
     def open(self, handler: MessageHandler) -> tuple[str, Callable[[], object]]:

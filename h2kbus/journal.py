@@ -4,9 +4,11 @@ import datetime as dt
 from typing import Final
 
 from h2kbus.connection import Connection
+from h2kbus.errors import InvalidSubject
 from h2kbus.pull import Delivery
 from subjects.codec import encode
 from subjects.events import ProgressEvent
+from subjects.grammar import token
 from subjects.record import DeadLetter
 from subjects.topology import Topology
 
@@ -30,5 +32,12 @@ async def bury(
         by=by,
         data=delivery.data[:_KEPT_BYTES],
     )
-    job_id = delivery.subject.rsplit(".", 1)[-1]
-    await connection.publish(topology.grammar.dead(reason, job_id), encode(letter))
+    await connection.publish(topology.grammar.dead(reason, _job_id(delivery.subject)), encode(letter))
+
+
+def _job_id(subject: str) -> str:
+    """The id in a message's subject; one that cannot stand in a subject of ours stays in the letter only."""
+    try:
+        return token(subject.rsplit(".", 1)[-1])
+    except InvalidSubject:
+        return "unnamed"

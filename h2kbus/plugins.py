@@ -22,7 +22,7 @@ def _load(name: str) -> OperationDeclaration:
     module, _, attribute = name.partition(":")
     try:
         found: Any = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - a plug-in's module may fail in any way
         raise SettingsError(f"operation {name!r} cannot be loaded: {error}") from None
     if not isinstance(found, OperationDeclaration):
         raise SettingsError(f"operation {name!r} is no OperationDeclaration")

@@ -18,7 +18,8 @@ import msgspec
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from h2kbus.connection import Connection, status_of
+from h2kbus.answers import status_of
+from h2kbus.connection import Connection
 
 ANSWER_SECONDS: Final = 2.0
 """How much later than it should the server may answer before it is not waited for any more."""

@@ -5,6 +5,7 @@ other NATS tools read. An empty variable counts as unset. Nothing here reads the
 """
 
 import getpass
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -98,13 +99,17 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
             value = next((each for each in sources if each), None)
             if value is not None:
                 chosen[field] = value
-        return _checked(msgspec.convert(chosen, cls, strict=False))
+        try:
+            return _checked(msgspec.convert(chosen, cls, strict=False))
+        except msgspec.ValidationError as error:
+            raise SettingsError(f"a setting makes no sense: {error}") from None
 
 
 def _checked(settings: ConnectionSettings) -> ConnectionSettings:
     for server in settings.servers:
-        if "://" in server and urlsplit(server).scheme not in _SCHEMES:
-            raise SettingsError(f"url {_without_secret(server)!r}: use one of {', '.join(_SCHEMES)}")
+        _check_address(server)
+    if not 0 < settings.connect_timeout_seconds < math.inf:
+        raise SettingsError("connect_timeout_seconds is a number of seconds above 0")
     if not settings.servers:
         raise SettingsError("url names no server")
     if bool(settings.tls_cert) != bool(settings.tls_key):
@@ -118,6 +123,17 @@ def _checked(settings: ConnectionSettings) -> ConnectionSettings:
         settings,
         **{each: str(Path(getattr(settings, each)).absolute()) for each in _FILES if getattr(settings, each)},
     )
+
+
+def _check_address(server: str) -> None:
+    try:
+        parts = urlsplit(server if "://" in server else f"nats://{server}")
+        fits = parts.scheme in _SCHEMES and (parts.port is None or parts.port > 0)
+    except ValueError as error:
+        # The words of the parser may quote what stands before the `@`.
+        raise SettingsError(f"url: {type(error).__name__} in one of the addresses") from None
+    if not fits:
+        raise SettingsError(f"url {_without_secret(server)!r}: use one of {', '.join(_SCHEMES)}")
 
 
 def _without_secret(server: str) -> str:

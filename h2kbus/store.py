@@ -6,7 +6,8 @@ from typing import Final
 import anyio
 import msgspec
 
-from h2kbus.connection import Connection, Stored
+from h2kbus.answers import Stored
+from h2kbus.connection import Connection
 from h2kbus.errors import JobNotFound
 from subjects.codec import decode, encode
 from subjects.record import JobRecord

@@ -10,8 +10,16 @@ from typing import Final
 
 import msgspec
 
-from h2kbus.connection import Connection, SubjectTaken
-from h2kbus.errors import BusError, ErrorCode, InvalidMessage, InvalidSubject, JobNotFound, RevisionConflict
+from h2kbus.connection import Connection
+from h2kbus.errors import (
+    BusError,
+    ErrorCode,
+    InvalidMessage,
+    InvalidSubject,
+    JobNotFound,
+    RevisionConflict,
+    SubjectTaken,
+)
 from h2kbus.journal import bury, publish_event
 from h2kbus.pull import Delivery
 from h2kbus.store import Entry, JobStore
@@ -76,13 +84,13 @@ class Intake:
         await self._accept(command, spec, delivery)
 
     async def _retry(self, command: CommandSubject, delivery: Delivery) -> None:
-        new_id = decode(RetryCommand, delivery.data).new_job_id
-        parent = await self._store.find(command.job_id)
+        parent_id = decode(RetryCommand, delivery.data).parent
+        parent = await self._store.find(parent_id)
         if parent is None or parent.record.spec is None or not parent.record.state.terminal:
-            raise InvalidMessage(f"job {command.job_id} is not a finished job that can be retried")
-        spec = msgspec.structs.replace(parent.record.spec, job_id=new_id, created_at=dt.datetime.now(dt.UTC))
-        renamed = msgspec.structs.replace(command, job_id=new_id)
-        await self._accept(renamed, spec, delivery, parent=command.job_id)
+            raise InvalidMessage(f"job {parent_id} is not a finished job that can be retried", "$.parent")
+        now = dt.datetime.now(dt.UTC)
+        spec = msgspec.structs.replace(parent.record.spec, job_id=command.job_id, created_at=now)
+        await self._accept(command, spec, delivery, parent=parent_id)
 
     async def _accept(
         self, command: CommandSubject, spec: JobSpec, delivery: Delivery, parent: str | None = None

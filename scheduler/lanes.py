@@ -1,6 +1,5 @@
 """Lanes come into being here: a consumer for each, announced so that workers can pull from it."""
 
-from collections import defaultdict
 from typing import Final
 
 import anyio
@@ -26,29 +25,34 @@ class LaneRegistry:
         self._connection = connection
         self._topology = topology
         self._known: set[Lane] = set()
-        self._locks: defaultdict[Lane, anyio.Lock] = defaultdict(anyio.Lock)
+        # One at a time, so that the ceiling holds; a lane is made once in a fleet's life.
+        self._making = anyio.Lock()
 
     async def load(self) -> None:
         """Take over the lanes that exist, and mend a consumer that somebody deleted."""
         for each in await read_lanes(self._connection, self._topology):
-            await self.ensure(each.pool, each.lane, each.priority)
+            await self._make(each.pool, each.lane, each.priority)
 
     async def ensure(self, pool: str, lane: str, priority: int) -> None:
         """Make the lane's consumer and announce it, unless this process knows that it is there.
 
-        Raises InvalidMessage above the ceiling of lanes.
+        Raises InvalidMessage above the ceiling of lanes, those of all schedulers counted.
         """
         key = (pool, lane, priority)
         if key in self._known:
             return
-        async with self._locks[key]:
+        async with self._making:
             if key not in self._known:
-                await self._create(pool, lane, priority)
-                self._known.add(key)
+                await self._require_room(key)
+                await self._make(*key)
 
-    async def _create(self, pool: str, lane: str, priority: int) -> None:
-        if len(self._known) >= MAX_LANES:
+    async def _require_room(self, key: Lane) -> None:
+        announced = await read_lanes(self._connection, self._topology)
+        there = {(each.pool, each.lane, each.priority) for each in announced}
+        if key not in there and len(there) >= MAX_LANES:
             raise InvalidMessage(f"{MAX_LANES} lanes exist already; use fewer pools or priorities", "$.pool")
+
+    async def _make(self, pool: str, lane: str, priority: int) -> None:
         consumer = self._topology.lane_consumer(pool, lane, priority)
         await ensure_consumer(self._connection, self._topology.jobs_stream, consumer)
         announcement = LaneAnnouncement(
@@ -57,3 +61,4 @@ class LaneRegistry:
         await self._connection.publish(
             self._topology.lane_subject(pool, lane, priority), encode(announcement)
         )
+        self._known.add((pool, lane, priority))

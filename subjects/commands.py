@@ -24,6 +24,6 @@ class CancelCommand(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RetryCommand(msgspec.Struct, frozen=True, kw_only=True):
-    """Run a finished job again as a new job that names it as its parent."""
+    """Run the finished job `parent` again, under the id in the command's subject."""
 
-    new_job_id: JobId
+    parent: JobId

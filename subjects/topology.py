@@ -93,12 +93,12 @@ class Topology:
     def streams(self) -> tuple[Stream, ...]:
         """Everything that must exist before the first job, buckets and object store included."""
         return (
-            self._queue(self.commands_stream, "commands", "What clients ask of the scheduler"),
-            self._queue(self.jobs_stream, "jobs", "Jobs waiting for a worker, by lane and priority"),
+            self._queue(self.commands_stream, "commands.*.*.*", "What clients ask of the scheduler"),
+            self._queue(self.jobs_stream, "jobs.*.*.*.*", "Jobs waiting for a worker, by lane and priority"),
             self._history(
-                self.progress_stream, "progress", "Progress of every job", days=7, per_subject=1000
+                self.progress_stream, "progress.*", "Progress of every job", days=7, per_subject=1000
             ),
-            self._history(self.dead_stream, "dead", "Messages that nobody could handle", days=30),
+            self._history(self.dead_stream, "dead.*.*", "Messages that nobody could handle", days=30),
             self._bucket(self.jobs_bucket, "The state of every job", allow_msg_ttl=True, deny_purge=True),
             self._bucket(self.workers_bucket, "Heartbeats", max_age=int(WORKER_TTL_SECONDS * SECOND)),
             self._bucket(self.lanes_bucket, "Lanes that have a consumer"),
@@ -134,11 +134,14 @@ class Topology:
     def bucket_stream(self, bucket: str) -> str:
         return f"KV_{bucket}"
 
-    def _queue(self, name: str, kind: str, description: str) -> Stream:
-        """One message per subject, and a second one refused: nothing is queued twice, ever."""
+    def _queue(self, name: str, shape: str, description: str) -> Stream:
+        """One message per subject, and a second one refused: nothing is queued twice, ever.
+
+        A subject of another shape is refused, since no consumer would ever hand it out.
+        """
         return Stream(
             name=name,
-            subjects=(f"{self.grammar.root}.{kind}.>",),
+            subjects=(f"{self.grammar.root}.{shape}",),
             description=description,
             retention="workqueue",
             discard="new",
@@ -148,10 +151,10 @@ class Topology:
             num_replicas=self.replicas,
         )
 
-    def _history(self, name: str, kind: str, description: str, *, days: int, per_subject: int = 0) -> Stream:
+    def _history(self, name: str, shape: str, description: str, *, days: int, per_subject: int = 0) -> Stream:
         return Stream(
             name=name,
-            subjects=(f"{self.grammar.root}.{kind}.>",),
+            subjects=(f"{self.grammar.root}.{shape}",),
             description=description,
             max_age=days * DAY,
             max_msgs_per_subject=per_subject,

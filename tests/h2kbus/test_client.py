@@ -116,7 +116,6 @@ async def test_nothing_can_be_submitted_before_the_streams_exist(bus: Bus) -> No
         await bus.submit(rehearsal())
 
 
-@pytest.mark.xfail(strict=True, reason="the missing stream escapes as a KeyError", raises=KeyError)
 async def test_asking_what_waits_before_the_streams_exist_says_so(bus: Bus) -> None:
     with pytest.raises(NotProvisioned):
         await bus.is_waiting("any")
@@ -144,11 +143,6 @@ async def test_unknown_job_cannot_be_cancelled_or_retried(bus: Bus, provisioned:
         await bus.retry("unknown")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the record is looked for first, and the submission is gone by then",
-    raises=JobNotFound,
-)
 async def test_job_is_found_while_a_scheduler_reads_its_submission(
     bus: Bus, fleet: Fleet, provisioned: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,9 +238,6 @@ async def test_unfinished_job_cannot_be_retried(bus: Bus, queueing: Fleet) -> No
         await bus.retry(job_id)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a retry that waits for a scheduler is not looked for", raises=JobNotFound
-)
 async def test_new_job_of_a_retry_can_be_waited_for_at_once(bus: Bus, fleet: Fleet) -> None:
     drain = await fleet.scheduler()
     await fleet.worker()
@@ -258,7 +249,6 @@ async def test_new_job_of_a_retry_can_be_waited_for_at_once(bus: Bus, fleet: Fle
         assert (await bus.result(new_id)).parent == job_id
 
 
-@pytest.mark.xfail(strict=True, reason="the second id is dropped while the first retry waits")
 async def test_each_retry_gives_the_id_of_a_job_that_will_be(bus: Bus, fleet: Fleet) -> None:
     drain = await fleet.scheduler()
     await fleet.worker()

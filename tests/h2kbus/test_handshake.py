@@ -115,7 +115,6 @@ async def refusing_once() -> AsyncIterator[int]:
     await listener.aclose()
 
 
-@pytest.mark.xfail(strict=True, reason=LAST_WORD)
 async def test_refused_credentials_stay_refused_whatever_comes_after(refusing_once: int) -> None:
     url = f"nats://all:wr0ng@127.0.0.1:{refusing_once}"
     error = await failure(ConnectionSettings(url=url, connect_timeout_seconds=1))

@@ -73,7 +73,6 @@ def test_name_that_leads_to_no_operation_is_refused(name: str, words: str) -> No
     assert repr(name) in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="only ImportError, AttributeError and ValueError are caught")
 @pytest.mark.parametrize(
     ("module", "text"),
     [("plugin_with_typo", "def"), ("plugin_that_fails", "1 / 0"), ("plugin_with_bad_name", "UNKNOWN")],

@@ -82,7 +82,7 @@ async def test_redelivered_retry_makes_one_job(bus: Bus, redelivered: Callable[.
     await redelivered(1)
     await bus.cancel("ended")
     await redelivered(2)
-    await send(bus, "retry", "ended", encode(RetryCommand(new_job_id="child")))
+    await send(bus, "retry", "child", encode(RetryCommand(parent="ended")))
     await redelivered(3)
     child = (await bus.store.get("child")).record
     assert (child.parent, child.state) == ("ended", State.QUEUED)

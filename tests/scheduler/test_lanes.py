@@ -104,7 +104,6 @@ async def test_lane_that_exists_is_not_refused_at_the_ceiling(
     await registry.ensure("default", "any", 1)
 
 
-@pytest.mark.xfail(strict=True, reason="the lanes that another scheduler makes are not counted")
 async def test_ceiling_counts_the_lanes_of_all_schedulers(
     registry: LaneRegistry, connection: Connection, topology: Topology, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,7 +115,6 @@ async def test_ceiling_counts_the_lanes_of_all_schedulers(
         await registry.ensure("default", "any", 3)
 
 
-@pytest.mark.xfail(strict=True, reason="many lanes at once all pass the check before any is counted")
 async def test_ceiling_holds_when_many_lanes_come_at_once(
     registry: LaneRegistry, connection: Connection, topology: Topology, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,7 +130,6 @@ async def test_ceiling_holds_when_many_lanes_come_at_once(
     assert len(await consumers(connection, topology)) == 2
 
 
-@pytest.mark.xfail(strict=True, reason="load() refuses what exists", raises=InvalidMessage)
 async def test_existing_lanes_can_be_taken_over_at_the_ceiling(
     registry: LaneRegistry, connection: Connection, topology: Topology, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,7 +60,7 @@ def nested(depth: int) -> bytes:
     ],
 )
 def test_what_is_not_json_is_refused_as_such(data: bytes) -> None:
-    with pytest.raises(InvalidMessage, match="not valid JSON|nested deeper") as refusal:
+    with pytest.raises(InvalidMessage, match=r"not valid JSON|nested deeper") as refusal:
         decode(JobSpec, data)
     assert refusal.value.error_code is ErrorCode.INVALID_SPEC
     assert refusal.value.path == "$"

@@ -106,7 +106,7 @@ def examples() -> Iterator[msgspec.Struct]:
     yield from records
     yield from (milestone(record, revision) for revision, record in enumerate(records, 1))
     yield from (spec(), result, LaneMessage(revision=1, record=queued))
-    yield from (CancelCommand(reason="no longer needed"), CancelCommand(), RetryCommand(new_job_id="j3"))
+    yield from (CancelCommand(reason="no longer needed"), CancelCommand(), RetryCommand(parent="j3"))
     yield DeadLetter(
         subject="h2k.v1.x", reason="invalid-spec", message="no", at=NOW, by="s1", data=b"\x00\xff"
     )

@@ -1,0 +1,91 @@
+"""What the server's answers mean: acknowledgements, stored messages, and JetStream's numeric errors."""
+
+from typing import Final
+
+import msgspec
+from nats.aio.msg import Msg
+
+from h2kbus.errors import BusError, BusFull, NotProvisioned, RevisionConflict, SubjectTaken
+
+# A lost compare-and-set is 10071, or 10164 on replicated streams.
+_CONFLICTS: Final = frozenset({10071, 10164})
+# The server could not store a message: the stream is full, or the subject has its one message already.
+_STORE_FAILED: Final = 10077
+_PER_SUBJECT: Final = "per subject"
+_FULL: Final = frozenset({10002, 10023, 10047, 10077, 10122, 10167})
+
+
+class ApiError(msgspec.Struct, frozen=True):
+    """What the JetStream API says when it refuses; `err_code` is the precise one."""
+
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class PubAck(msgspec.Struct, frozen=True):
+    """JetStream's answer to a publish."""
+
+    seq: int = 0
+    duplicate: bool = False
+    error: ApiError | None = None
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """A message as it lies in a stream. `seq` is its sequence: for a bucket, the key's revision."""
+
+    subject: str
+    seq: int
+    data: bytes
+    time: str
+
+
+_ACK: Final = msgspec.json.Decoder(PubAck)
+
+
+def error_of(problem: ApiError, subject: str) -> BusError:
+    """Map JetStream's numeric codes. Only where one code has two meanings are its words read."""
+    if problem.err_code in _CONFLICTS:
+        return RevisionConflict(f"{subject} was changed by somebody else")
+    if problem.err_code == _STORE_FAILED and _PER_SUBJECT in problem.description:
+        return SubjectTaken(f"{subject} holds a message already")
+    if problem.err_code in _FULL:
+        return BusFull(f"{subject}: {problem.description}")
+    words = f"{subject}: {problem.description} ({problem.err_code or problem.code})"
+    return BusError(words, err_code=problem.err_code)
+
+
+def sequence_of(subject: str, answer: Msg) -> int:
+    """The sequence under which a publish was stored; raises what the server said instead."""
+    if not answer.data:
+        raise NotProvisioned(f"this server has no stream for {subject}")
+    ack = _ACK.decode(answer.data)
+    if ack.error is not None:
+        raise error_of(ack.error, subject)
+    return ack.seq
+
+
+def outcome_of(subject: str, answer: Msg | BaseException) -> int | BusError:
+    """Like `sequence_of`, with the error as a value."""
+    try:
+        if isinstance(answer, BaseException):
+            raise answer
+        return sequence_of(subject, answer)
+    except BusError as error:
+        return error
+
+
+def status_of(message: Msg) -> str | None:
+    """The status of a JetStream control message, None for an ordinary one."""
+    return (message.headers or {}).get("Status")
+
+
+def stored(message: Msg) -> Stored:
+    """Read a direct get's answer."""
+    headers = message.headers or {}
+    return Stored(
+        headers.get("Nats-Subject", ""),
+        int(headers.get("Nats-Sequence", 0)),
+        message.data,
+        headers.get("Nats-Time-Stamp", ""),
+    )
