@@ -3,6 +3,8 @@
 import functools
 import re
 from collections.abc import Hashable
+from itertools import accumulate
+from types import GenericAlias
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -15,8 +17,10 @@ T = TypeVar("T")
 MAX_DEPTH: Final = 64
 """Levels of nesting in a message. Without a bound one reader's stack takes what another's does not."""
 
-_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
-_BRACKETS = re.compile(rb"[\[\]{}]")
+# Possessive, and content with a string that never ends: no input makes the scan start over.
+_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 
 encode = msgspec.json.Encoder().encode
 """Encode any message of the contract as compact UTF-8 JSON."""
@@ -45,20 +49,24 @@ def decode(kind: type[T], data: bytes) -> T:
     return message
 
 
-def convert(kind: type[T], value: Any) -> T:
-    """Like `decode`, for a document that another parser has read already (YAML, command line)."""
+def convert(kind: type[T], value: Any, base: str = "$") -> T:
+    """Like `decode`, for a document that another parser has read already (YAML, command line).
+
+    `base` is the JSON path of the value in its own document.
+    """
     if is_deeper(value, MAX_DEPTH):
-        raise InvalidMessage(f"nested deeper than {MAX_DEPTH} levels")
+        raise InvalidMessage(f"nested deeper than {MAX_DEPTH} levels", base)
+    # In a box nothing stands at the root, of which msgspec names no place: then a key could forge one.
+    box: Any = GenericAlias(list, (kind,))
     try:
-        return msgspec.convert(value, kind)
+        message: T = msgspec.convert([value], box)[0]
     except msgspec.ValidationError as error:
-        raise InvalidMessage.under("$", str(error)) from None
+        words, _, place = str(error).rpartition("`$[0]")
+        raise InvalidMessage.under(base, f"{words}`${place}") from None
+    return message
 
 
 def _depth(data: bytes) -> int:
     """How deep the brackets outside of strings go."""
-    depth = deepest = 0
-    for bracket in _BRACKETS.finditer(_STRINGS.sub(b"", data)):
-        depth += 1 if bracket[0] in b"[{" else -1
-        deepest = max(deepest, depth)
-    return deepest
+    steps = _STRINGS.sub(b"", data).translate(_STEPS, _NO_BRACKETS)
+    return max(accumulate(memoryview(steps).cast("b")), default=0)

@@ -6,8 +6,9 @@ should do. `h2kbus.errors` builds the exception tree on top of the root defined 
 """
 
 import enum
+import re
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import msgspec
 
@@ -135,6 +136,10 @@ class H2KBusError(Exception):
         return CODES[self.error_code].retryable
 
 
+# From the right: the words before may quote what somebody wrote, the place itself never does.
+_PLACE: Final = re.compile(r"(?P<reason>.*) - at (?P<key>`key` in )?`\$(?P<path>[^`]*)`", re.DOTALL)
+
+
 class InvalidMessage(H2KBusError):
     """A message or document does not fit its type; `path` is the JSON path of the offending field."""
 
@@ -148,9 +153,10 @@ class InvalidMessage(H2KBusError):
     @classmethod
     def under(cls, base: str, words: str) -> "InvalidMessage":
         """Read msgspec's own words (`reason - at $.path`) into a reason and a path below `base`."""
-        # From the right: the words before may quote what somebody wrote.
-        reason, found, path = words.rpartition(" - at `$")
-        return cls(reason, base + path.removesuffix("`")) if found else cls(words, base)
+        place = _PLACE.fullmatch(words)
+        if place is None:
+            return cls(words, base)
+        return cls(place["reason"] + (" as a key" if place["key"] else ""), base + place["path"])
 
 
 class InvalidSubject(H2KBusError):

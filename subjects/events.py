@@ -1,13 +1,12 @@
 """Progress events: what any NATS client reads on a job's own subject."""
 
-import datetime as dt
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
 from subjects.record import JobRecord
-from subjects.spec import JobId
+from subjects.spec import JobId, Timestamp, keep_utc
 from subjects.states import State
 
 SEQ_STRIDE = 10_000
@@ -32,7 +31,7 @@ class ProgressEvent(msgspec.Struct, frozen=True, kw_only=True):
 
     job_id: JobId
     seq: Annotated[int, Meta(ge=0)]
-    timestamp: dt.datetime
+    timestamp: Timestamp
     state: State
     phase: str
     progress_percent: Annotated[float, Meta(ge=0, le=100)]
@@ -43,6 +42,9 @@ class ProgressEvent(msgspec.Struct, frozen=True, kw_only=True):
     bytes_total: Annotated[int, Meta(ge=0)] | None = None
     eta_seconds: Annotated[float, Meta(ge=0)] | None = None
     details: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        keep_utc(self, "timestamp")
 
 
 def milestone(record: JobRecord, revision: int, message: str = "") -> ProgressEvent:

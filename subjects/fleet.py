@@ -1,12 +1,11 @@
 """What workers and lanes say of themselves: heartbeats and lane announcements."""
 
-import datetime as dt
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from subjects.spec import DEFAULT_POOL, JobId, PoolName, Priority
+from subjects.spec import DEFAULT_POOL, JobId, PoolName, Priority, Timestamp, keep_utc
 
 ExecutionMode = Literal["host", "safe_container", "privileged_container"]
 WorkerId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,128}$(?!\n)")]
@@ -21,7 +20,7 @@ class WorkerCapabilities(msgspec.Struct, frozen=True, kw_only=True):
 
     worker_id: WorkerId
     hostname: str
-    last_heartbeat: dt.datetime
+    last_heartbeat: Timestamp
     capabilities: dict[str, bool] = {}
     evidence: dict[str, str] = {}
     pool: PoolName = DEFAULT_POOL
@@ -38,9 +37,15 @@ class WorkerCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     os_info: str = ""
     kernel_version: str = ""
 
+    def __post_init__(self) -> None:
+        keep_utc(self, "last_heartbeat")
+
 
 class LaneAnnouncement(msgspec.Struct, frozen=True, kw_only=True):
-    """A combination of pool, lane and priority that has a consumer, so that workers can pull from it."""
+    """A combination of pool, lane and priority that has a consumer, so that workers can pull from it.
+
+    `consumer` is the durable consumer's name. Take it from here: a long lane's is shortened.
+    """
 
     pool: PoolName
     lane: str

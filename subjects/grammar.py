@@ -14,8 +14,14 @@ DEFAULT_ROOT: Final = "h2k.v1"
 _ROOT = re.compile(r"[a-z0-9-]+(?:\.[a-z0-9-]+)*\.v1")
 _UNSAFE = re.compile(r"[.*>\s\x00-\x1f\x7f]")
 MAX_TOKEN: Final = 128
-MAX_LANE: Final = 200
-"""A consumer's name holds pool, lane and priority, and may have 255 characters."""
+MAX_LANE: Final = 256
+"""Room for seven capabilities of the longest kind."""
+_LONGEST: Final = {
+    "commands": (MAX_TOKEN, MAX_TOKEN, MAX_TOKEN),
+    "jobs": (MAX_TOKEN, MAX_LANE, MAX_TOKEN, MAX_TOKEN),
+    "progress": (MAX_TOKEN,),
+}
+"""How long each token may be that follows a kind of subject's name."""
 _VERBS = {verb.value: verb for verb in Verb}
 _PRIORITIES = {str(number): number for number in range(1, 11)}
 
@@ -39,7 +45,9 @@ class JobSubject(msgspec.Struct, frozen=True):
 
 def token(value: str, longest: int = MAX_TOKEN) -> str:
     """Return one subject token, or raise InvalidSubject if NATS would read it as something else."""
-    if not value or len(value) > longest or _UNSAFE.search(value) or not value.isprintable():
+    if len(value) > longest:
+        raise InvalidSubject(f"{value[:40]!r}... has {len(value)} characters; at most {longest} are allowed")
+    if not value or _UNSAFE.search(value) or not value.isprintable():
         raise InvalidSubject(f"{value[:40]!r} cannot stand in a subject: no dots, wildcards or spaces")
     return value
 
@@ -66,7 +74,7 @@ class Grammar(msgspec.Struct, frozen=True):
 
     def parse_command(self, subject: str) -> CommandSubject:
         """Read a command's subject; raises InvalidSubject for anything else, unknown verbs included."""
-        submitter, verb, job_id = self._tail(subject, "commands", 3)
+        submitter, verb, job_id = self._tail(subject, "commands")
         known = _VERBS.get(verb)
         if known is None:
             raise InvalidSubject(f"unknown verb {verb!r}; known: {', '.join(_VERBS)}")
@@ -83,7 +91,7 @@ class Grammar(msgspec.Struct, frozen=True):
         return f"{self.root}.jobs.{token(pool)}.{token(lane, MAX_LANE)}.{priority}"
 
     def parse_job(self, subject: str) -> JobSubject:
-        pool, lane, priority, job_id = self._tail(subject, "jobs", 4)
+        pool, lane, priority, job_id = self._tail(subject, "jobs")
         lane_needs(lane)
         if priority not in _PRIORITIES:
             raise InvalidSubject(f"priority {priority!r} is not within 1-10")
@@ -93,7 +101,7 @@ class Grammar(msgspec.Struct, frozen=True):
         return f"{self.root}.progress.{token(job_id)}"
 
     def parse_progress(self, subject: str) -> str:
-        return self._tail(subject, "progress", 1)[0]
+        return self._tail(subject, "progress")[0]
 
     def dead(self, reason: str, job_id: str) -> str:
         return f"{self.root}.dead.{token(reason)}.{token(job_id)}"
@@ -101,10 +109,10 @@ class Grammar(msgspec.Struct, frozen=True):
     def control(self, worker_id: str) -> str:
         return f"{self.root}.control.{token(worker_id)}"
 
-    def _tail(self, subject: str, kind: str, length: int) -> list[str]:
+    def _tail(self, subject: str, kind: str) -> list[str]:
+        longest = _LONGEST[kind]
         prefix = f"{self.root}.{kind}."
         parts = subject.removeprefix(prefix).split(".")
-        if not subject.startswith(prefix) or len(parts) != length:
+        if not subject.startswith(prefix) or len(parts) != len(longest):
             raise InvalidSubject(f"{subject[:200]!r} is not a {kind} subject under {self.root}")
-        longest = MAX_LANE if kind == "jobs" else MAX_TOKEN
-        return [token(part, longest) for part in parts]
+        return [token(*each) for each in zip(parts, longest, strict=True)]

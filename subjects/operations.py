@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from subjects.codec import convert
 from subjects.codes import InvalidMessage
 from subjects.lanes import check_token
 from subjects.spec import ImageFormat, JobSpec
@@ -167,10 +168,7 @@ def selected_actions(declaration: OperationDeclaration, requested: tuple[str, ..
 
 def parameters_of(declaration: OperationDeclaration, given: Mapping[str, Any]) -> msgspec.Struct:
     """Turn a job's free-form parameters into the operation's own struct, or raise InvalidMessage."""
-    try:
-        return msgspec.convert(given, declaration.parameters)
-    except msgspec.ValidationError as error:
-        raise InvalidMessage.under("$.parameters", str(error)) from None
+    return convert(declaration.parameters, given, "$.parameters")
 
 
 def check_actions(declaration: OperationDeclaration, requested: tuple[str, ...]) -> None:

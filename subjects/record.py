@@ -1,13 +1,12 @@
 """The whole truth about one job: the value under its key in the jobs bucket."""
 
-import datetime as dt
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from subjects.result import JobError, JobResult
-from subjects.spec import DEFAULT_POOL, JobId, JobSpec, PoolName, Priority
+from subjects.spec import DEFAULT_POOL, JobId, JobSpec, PoolName, Priority, Timestamp, keep_utc
 from subjects.states import State
 
 
@@ -27,7 +26,7 @@ class Transition(msgspec.Struct, frozen=True):
 
     before: State | None = msgspec.field(name="from")
     to: State
-    at: dt.datetime
+    at: Timestamp
     by: str
     reason: str | None = None
 
@@ -50,8 +49,8 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     job_id: JobId
     state: State
     submitted_by: str
-    created_at: dt.datetime
-    updated_at: dt.datetime
+    created_at: Timestamp
+    updated_at: Timestamp
     spec: JobSpec | None = None
     pool: PoolName = DEFAULT_POOL
     lane: str = "any"
@@ -63,10 +62,13 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     progress: ProgressSummary | None = None
     result: JobResult | None = None
     errors: tuple[JobError, ...] = ()
-    next_attempt_at: dt.datetime | None = None
+    next_attempt_at: Timestamp | None = None
     pending_reason: str | None = None
     cancel_requested: bool = False
     parent: JobId | None = None
+
+    def __post_init__(self) -> None:
+        keep_utc(self, "created_at", "updated_at", "next_attempt_at")
 
 
 class LaneMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +90,9 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     subject: str
     reason: str
     message: str
-    at: dt.datetime
+    at: Timestamp
     by: str
     data: bytes
+
+    def __post_init__(self) -> None:
+        keep_utc(self, "at")

@@ -1,13 +1,12 @@
 """What one job came to: JobResult of the protocol, with its outputs, metrics and error."""
 
-import datetime as dt
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
 from subjects.codes import ErrorCode
-from subjects.spec import JobId
+from subjects.spec import JobId, Timestamp, keep_utc
 from subjects.states import State
 
 
@@ -44,7 +43,7 @@ class JobResult(msgspec.Struct, frozen=True, kw_only=True):
 
     job_id: JobId
     status: State
-    completed_at: dt.datetime
+    completed_at: Timestamp
     worker_id: str | None = None
     retry_attempt: Annotated[int, Meta(ge=0)] = 0
     outputs: Outputs = Outputs()
@@ -52,3 +51,6 @@ class JobResult(msgspec.Struct, frozen=True, kw_only=True):
     error: JobError | None = None
     warnings: tuple[str, ...] = ()
     summary: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        keep_utc(self, "completed_at")

@@ -13,7 +13,7 @@ import msgspec
 from subjects.commands import CancelCommand, RetryCommand, Verb
 from subjects.events import ProgressEvent
 from subjects.fleet import LaneAnnouncement, WorkerCapabilities
-from subjects.grammar import DEFAULT_ROOT, Grammar
+from subjects.grammar import DEFAULT_ROOT, MAX_LANE, Grammar
 from subjects.operations import BUILT_IN
 from subjects.record import DeadLetter, JobRecord, LaneMessage
 from subjects.result import JobResult
@@ -46,7 +46,8 @@ _POOL: Final = r"^[a-z0-9-]{1,32}$"
 _PARAMETERS: Final[dict[str, dict[str, Any]]] = {
     "job_id": {"description": "The job's id.", "x-pattern": _ID},
     "lane": {
-        "description": "The capabilities that the job needs, sorted and joined with `+`; `any` for none.",
+        "description": "The capabilities that the job needs, sorted and joined with `+`; `any` for none. "
+        f"At most {MAX_LANE} characters.",
         "default": "any",
         "x-pattern": r"^[a-z0-9-]{1,32}(\+[a-z0-9-]{1,32})*$",
     },

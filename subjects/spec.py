@@ -21,6 +21,10 @@ AbsolutePath = Annotated[str, Meta(pattern=r"^/[^\x00]*" + r"$", max_length=4096
 Checksum = Annotated[str, Meta(pattern=r"^(sha256:)?[0-9a-fA-F]{64}" + _END)]
 Version = Annotated[str, Meta(pattern=r"^1(\.[0-9]+)*" + _END, description="major version 1")]
 Text = Annotated[str, Meta(max_length=4096)]
+Timestamp = Annotated[
+    dt.datetime,
+    Meta(description="RFC 3339; UTC without an offset", extra_json_schema={"format": "date-time"}),
+]
 Gigabytes = Annotated[float, Meta(ge=1, le=1_000_000)]
 
 ImageFormat = Literal["qcow2", "vmdk", "raw", "vdi", "vhd", "vhdx"]
@@ -34,8 +38,22 @@ MAX_SPEC_BYTES = 256 * 1024
 
 
 def as_utc(moment: dt.datetime) -> dt.datetime:
-    """The same moment in UTC; a naive time is one already (the protocol's rule)."""
-    return moment.astimezone(dt.UTC) if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
+    """The same moment in UTC; a naive time is one already (the protocol's rule).
+
+    Raises ValueError when its offset takes it out of the years that a time can have.
+    """
+    try:
+        return moment.astimezone(dt.UTC) if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
+    except OverflowError:
+        raise ValueError(f"{moment.isoformat()} is not within the years 1-9999 of UTC") from None
+
+
+def keep_utc(message: msgspec.Struct, *fields: str) -> None:
+    """Bring these fields of a message that is being built to UTC. Raises ValueError like `as_utc`."""
+    for field in fields:
+        moment = getattr(message, field)
+        if moment is not None and moment.tzinfo is not dt.UTC:
+            msgspec.structs.force_setattr(message, field, as_utc(moment))
 
 
 def is_deeper(value: Any, levels: int) -> bool:
@@ -109,7 +127,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     audit: Audit
     version: Version = "1.0"
     job_id: JobId | None = None
-    created_at: dt.datetime | None = None
+    created_at: Timestamp | None = None
     pool: PoolName = DEFAULT_POOL
     requested_actions: tuple[str, ...] = ()
     capability_requirements: CapabilityRequirements = CapabilityRequirements()
@@ -119,5 +137,4 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if is_deeper(self.parameters, MAX_PARAMETER_DEPTH):
             raise ValueError(f"parameters are nested deeper than {MAX_PARAMETER_DEPTH} levels")
-        if self.created_at is not None and self.created_at.tzinfo is not dt.UTC:
-            msgspec.structs.force_setattr(self, "created_at", as_utc(self.created_at))
+        keep_utc(self, "created_at")

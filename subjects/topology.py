@@ -4,6 +4,7 @@ The structs carry JetStream's own field names, so that they are sent as they are
 nanoseconds, as JetStream wants them.
 """
 
+import hashlib
 from typing import Any, Final, Literal
 
 import msgspec
@@ -25,6 +26,9 @@ WORKER_TTL_SECONDS: Final = 35.0
 """A worker's entry expires when three heartbeats are missing."""
 RECORD_TTL_SECONDS: Final = 30 * 86_400
 """Finished jobs stay readable for this long."""
+
+MAX_CONSUMER_NAME: Final = 254
+"""A consumer's name is a file's name on the server, which takes no more than 255 bytes."""
 
 PULL_GROUP: Final = "workers"
 """The one priority group of every lane's consumer."""
@@ -114,7 +118,7 @@ class Topology:
 
     def lane_consumer(self, pool: str, lane: str, priority: int) -> Consumer:
         return Consumer(
-            durable_name=f"{pool}_{lane}_{priority}",
+            durable_name=_consumer_name(pool, lane, priority),
             filter_subject=f"{self.grammar.lane(pool, lane, priority)}.*",
             ack_wait=int(ACK_WAIT_SECONDS * SECOND),
             priority_groups=(PULL_GROUP,),
@@ -189,3 +193,11 @@ class Topology:
             allow_rollup_hdrs=True,
             num_replicas=self.replicas,
         )
+
+
+def _consumer_name(pool: str, lane: str, priority: int) -> str:
+    """A long one ends in a hash, after a `=`: no lane's own name has one."""
+    name = f"{pool}_{lane}_{priority}"
+    if len(name) <= MAX_CONSUMER_NAME:
+        return name
+    return f"{name[:200]}={hashlib.sha256(name.encode()).hexdigest()[:32]}"

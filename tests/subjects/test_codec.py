@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from subjects.codec import convert, decode, encode
+from subjects.codec import MAX_DEPTH, convert, decode, encode
 from subjects.codes import ErrorCode, InvalidMessage
 from subjects.lifecycle import created
 from subjects.record import JobRecord, Transition
@@ -33,6 +33,17 @@ def text(**changes: Any) -> bytes:
 
 def nested(depth: int) -> bytes:
     return text(parameters={"deep": "HERE"}).replace(b'"HERE"', b"[" * depth + b"]" * depth)
+
+
+def decode_nested(depth: int) -> object:
+    return decode(list, b"[" * depth + b"]" * depth) or True
+
+
+def convert_nested(depth: int) -> object:
+    value: list[Any] = []
+    for _ in range(depth - 1):
+        value = [value]
+    return convert(list, value) or True
 
 
 @pytest.mark.parametrize(
@@ -163,6 +174,41 @@ def test_a_value_cannot_forge_the_path_of_its_refusal() -> None:
     assert refusal.value.path == "$.image.format"
 
 
-def test_a_key_that_is_no_text_is_refused() -> None:
-    with pytest.raises(InvalidMessage):
+def test_a_key_that_is_no_text_is_refused_with_its_path() -> None:
+    with pytest.raises(InvalidMessage, match=r"as a key$") as refusal:
         convert(JobSpec, document(audit={"requested_by": "ann", "tags": {1: "a"}}))
+    assert refusal.value.path == "$.audit.tags"
+
+
+@pytest.mark.parametrize("read", [decode_nested, convert_nested])
+def test_nesting_is_read_as_deep_as_the_bound(read: Callable[[int], object]) -> None:
+    assert read(MAX_DEPTH)
+
+
+@pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 1_000, 500_000])
+@pytest.mark.parametrize("read", [decode_nested, convert_nested])
+def test_deeper_nesting_is_refused_as_such(read: Callable[[int], object], depth: int) -> None:
+    with pytest.raises(InvalidMessage, match=r"^\$: nested deeper than 64 levels$"):
+        read(depth)
+
+
+@pytest.mark.parametrize("value", ["[" * 1_000, '{"' * 1_000, '\\"[' * 1_000, [[]] * 1_000])
+def test_brackets_that_nest_nothing_are_not_counted(value: object) -> None:
+    assert decode(JobSpec, text(parameters={"x": value})).parameters == {"x": value}
+
+
+@pytest.mark.parametrize("tail", [b"", b"\\", b"\\\n"])
+def test_a_string_without_an_end_is_scanned_once(tail: bytes) -> None:
+    with pytest.raises(InvalidMessage):
+        decode(JobSpec, b"[" * 65 + b'"' + b'\\"' * 500_000 + tail)
+
+
+def test_a_job_deeper_than_its_record_can_hold_is_refused() -> None:
+    with pytest.raises(InvalidMessage, match="parameters are nested deeper than 32 levels"):
+        decode(JobSpec, nested(32))
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59-05:00"])
+def test_a_time_that_utc_cannot_hold_is_refused(moment: str) -> None:
+    with pytest.raises(InvalidMessage, match="not within the years 1-9999"):
+        decode(JobSpec, text(created_at=moment))

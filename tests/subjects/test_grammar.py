@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from subjects.codes import ErrorCode, InvalidSubject
@@ -42,7 +42,11 @@ BAD_TOKENS = {
 }
 
 
-@settings(deadline=None)
+def lane_of(length: int) -> str:
+    """The lane of eight capabilities whose name has this length, 248 at least."""
+    return lane_name([*(letter * 32 for letter in "abcdefg"), "h" * (length - 231)])
+
+
 @given(root=ROOTS, submitter=TOKENS, verb=st.sampled_from(Verb), job_id=TOKENS)
 def test_a_commands_subject_reads_back(root: str, submitter: str, verb: Verb, job_id: str) -> None:
     grammar = Grammar(root)
@@ -50,7 +54,6 @@ def test_a_commands_subject_reads_back(root: str, submitter: str, verb: Verb, jo
     assert grammar.parse_command(subject) == CommandSubject(submitter, verb, job_id)
 
 
-@settings(deadline=None)
 @given(root=ROOTS, pool=TOKENS, lane=LANES, priority=st.integers(1, 10), job_id=TOKENS)
 def test_a_jobs_subject_reads_back(root: str, pool: str, lane: str, priority: int, job_id: str) -> None:
     grammar = Grammar(root)
@@ -58,7 +61,6 @@ def test_a_jobs_subject_reads_back(root: str, pool: str, lane: str, priority: in
     assert grammar.parse_job(subject) == JobSubject(pool, lane, priority, job_id)
 
 
-@settings(deadline=None)
 @given(root=ROOTS, job_id=TOKENS)
 def test_a_progress_subject_reads_back(root: str, job_id: str) -> None:
     assert Grammar(root).parse_progress(Grammar(root).progress(job_id)) == job_id
@@ -84,7 +86,6 @@ def test_a_token_that_nats_would_read_otherwise_is_refused(bad: str) -> None:
     assert refusal.value.error_code is ErrorCode.INVALID_SUBJECT
 
 
-@settings(deadline=None)
 @given(before=TOKENS, bad=st.sampled_from(".*> \t\n\r\x00\x1f\x7f"), after=TOKENS)
 def test_one_bad_character_anywhere_spoils_a_token(before: str, bad: str, after: str) -> None:
     with pytest.raises(InvalidSubject):
@@ -204,5 +205,24 @@ def test_roots_do_not_read_each_others_subjects() -> None:
 
 
 def test_a_lane_that_can_be_built_can_be_read() -> None:
-    lane = lane_name(letter * 32 for letter in "abcde")
+    lane = lane_of(256)
     assert GRAMMAR.parse_job(GRAMMAR.job("default", lane, 5, "j")).lane == lane
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: GRAMMAR.job("default", lane_of(257), 5, "j"),
+        lambda: GRAMMAR.parse_job(f"h2k.v1.jobs.default.{lane_of(257)}.5.j"),
+    ],
+    ids=["built", "read"],
+)
+def test_a_longer_lane_is_refused_with_its_length(use: Callable[[], object]) -> None:
+    with pytest.raises(InvalidSubject, match="has 257 characters; at most 256"):
+        use()
+
+
+@pytest.mark.parametrize("tail", [f"{'p' * 129}.any.5.j", f"default.any.5.{'j' * 129}"])
+def test_only_the_lane_may_be_longer_than_a_token(tail: str) -> None:
+    with pytest.raises(InvalidSubject, match="at most 128"):
+        GRAMMAR.parse_job(f"h2k.v1.jobs.{tail}")

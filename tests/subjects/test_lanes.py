@@ -1,7 +1,7 @@
 """Lanes name sets of capabilities, one name for each set."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from subjects.codec import convert
@@ -35,13 +35,11 @@ def spec(**needs: bool) -> JobSpec:
     )
 
 
-@settings(deadline=None)
 @given(SETS)
 def test_a_lanes_name_reads_back_into_its_capabilities(needs: frozenset[str]) -> None:
     assert lane_needs(lane_name(needs)) == needs
 
 
-@settings(deadline=None)
 @given(SETS)
 def test_the_order_of_the_capabilities_does_not_matter(needs: frozenset[str]) -> None:
     assert lane_name(sorted(needs, reverse=True)) == lane_name(sorted(needs))
@@ -80,7 +78,6 @@ def test_a_job_without_needs_of_its_own_needs_what_its_operation_needs() -> None
     assert job_needs(frozenset({"qemu-img"}), spec()) == {"qemu-img"}
 
 
-@settings(deadline=None)
 @given(SETS, SETS)
 def test_the_least_specialised_worker_is_served_first(plain: frozenset[str], more: frozenset[str]) -> None:
     needs = plain

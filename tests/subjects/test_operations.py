@@ -96,6 +96,11 @@ def test_an_unknown_parameter_is_refused_by_name(operation: str) -> None:
     assert "`compres`" in error.reason
 
 
+@pytest.mark.parametrize("name", ["a - at `$.b`", "a` - at `$.b", "a - at `key` in `$.b`", "`$[0]"])
+def test_a_parameters_name_cannot_forge_the_path_of_its_refusal(name: str) -> None:
+    assert refusal_of(spec(parameters={name: 1})).path == "$.parameters"
+
+
 @pytest.mark.parametrize(
     ("parameters", "path"),
     [
@@ -165,6 +170,25 @@ def test_a_built_in_operation_needs_no_token_of_its_own() -> None:
 @pytest.mark.parametrize("name", ["a", "a" * 64, "convert_with_a_very_long_name_of_its_own"])
 def test_a_plug_ins_token_is_a_capability(name: str) -> None:
     assert check_token(plugin_token(name)).startswith("op-a" if name.startswith("a") else "op-convert")
+
+
+@pytest.mark.parametrize(
+    ("name", "token"), [("noop", "op-noop"), ("shred_disk", "op-shred-disk"), ("a" * 29, "op-" + "a" * 29)]
+)
+def test_a_plug_ins_token_is_its_name_where_that_fits(name: str, token: str) -> None:
+    assert plugin_token(name) == token
+
+
+@pytest.mark.parametrize("name", ["", "Shred", "shred-disk", "1st", "shred.disk", "shred\n", "a" * 65])
+def test_a_declaration_refuses_a_name_that_no_job_could_ask_for(name: str) -> None:
+    with pytest.raises(InvalidMessage, match="is no name for an operation"):
+        plugin(name)
+
+
+@pytest.mark.parametrize("name", ["convert", "inspect"])
+def test_a_plug_in_cannot_take_the_place_of_a_built_in_operation(name: str) -> None:
+    with pytest.raises(InvalidMessage, match=f"{name} is built in"):
+        OperationCatalog([plugin(name)])
 
 
 def test_a_declaration_refuses_a_need_that_is_no_capability() -> None:

@@ -28,6 +28,15 @@ from subjects.states import State
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+TIMES = {
+    "at",
+    "completed_at",
+    "created_at",
+    "last_heartbeat",
+    "next_attempt_at",
+    "timestamp",
+    "updated_at",
+}
 ERROR = JobError(code=ErrorCode.TIMEOUT, message="too slow", phase="convert", details={"seconds": 60})
 TEXT = st.text(st.characters(codec="utf-8"), max_size=30)
 JSON = st.recursive(
@@ -162,6 +171,18 @@ def test_a_schema_is_valid_and_complete_in_itself(message: type[msgspec.Struct])
     assert all(resolve(schema, reference) for reference in references(schema))
 
 
+@pytest.mark.parametrize("message", MESSAGES)
+def test_every_time_is_declared_as_one(message: type[msgspec.Struct]) -> None:
+    declared = {
+        name
+        for node in nodes(json_schema(message))
+        for name, field in node.get("properties", {}).items()
+        if any(each.get("format") == "date-time" for each in nodes(field))
+    }
+    every = {name for node in nodes(json_schema(message)) for name in node.get("properties", {})}
+    assert declared == every & TIMES
+
+
 def test_every_schema_has_a_name_of_its_own() -> None:
     ids = [json_schema(message)["$id"] for message in MESSAGES]
     assert len(set(ids)) == len(ids)
@@ -191,7 +212,7 @@ def test_every_kind_of_message_has_been_tried() -> None:
     assert {type(message) for message in examples()} == set(MESSAGES)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(SPECS)
 def test_every_job_that_is_accepted_fits_its_schema(document: dict[str, Any]) -> None:
     assert Draft202012Validator(json_schema(JobSpec)).is_valid(document)

@@ -5,11 +5,16 @@ import datetime as dt
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from subjects.codec import decode, encode
 from subjects.codes import InvalidMessage
+from subjects.events import ProgressEvent
+from subjects.fleet import WorkerCapabilities
 from subjects.operations import OperationCatalog
+from subjects.record import DeadLetter, JobRecord
+from subjects.result import JobResult
 from subjects.spec import JobSpec
 
 MINIMAL: dict[str, Any] = {
@@ -222,6 +227,52 @@ def test_a_v1_job_is_accepted_unchanged() -> None:
 def test_a_naive_time_is_utc_and_an_offset_is_heeded(written: str, meant: str) -> None:
     spec = decode(JobSpec, document("created_at", written))
     assert spec.created_at == dt.datetime.fromisoformat(meant)
+    assert spec.created_at.tzinfo is dt.UTC
+
+
+@pytest.mark.parametrize("offset", [None, dt.timezone(dt.timedelta(hours=2))])
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (WorkerCapabilities, {"worker_id": "w", "hostname": "h", "last_heartbeat": "TIME"}),
+        (JobResult, {"job_id": "j", "status": "COMPLETED", "completed_at": "TIME"}),
+        (
+            JobRecord,
+            {
+                "job_id": "j",
+                "state": "RETRYING",
+                "submitted_by": "ann",
+                "created_at": "TIME",
+                "updated_at": "TIME",
+                "next_attempt_at": "TIME",
+            },
+        ),
+        (
+            ProgressEvent,
+            {
+                "job_id": "j",
+                "seq": 1,
+                "timestamp": "TIME",
+                "state": "RUNNING",
+                "phase": "probe",
+                "progress_percent": 0,
+            },
+        ),
+        (
+            DeadLetter,
+            {"subject": "s", "reason": "r", "message": "m", "at": "TIME", "by": "b", "data": ""},
+        ),
+    ],
+)
+def test_the_times_of_every_message_are_kept_in_utc(
+    kind: type[msgspec.Struct], fields: dict[str, Any], offset: dt.tzinfo | None
+) -> None:
+    written = dt.datetime(2026, 3, 1, 12, tzinfo=offset)
+    times = [name for name, value in fields.items() if value == "TIME"]
+    message = decode(kind, json.dumps({**fields, **dict.fromkeys(times, written.isoformat())}).encode())
+    meant = dt.datetime(2026, 3, 1, 12 if offset is None else 10, tzinfo=dt.UTC)
+    assert [getattr(message, name) for name in times] == [meant] * len(times)
+    assert all(getattr(message, name).tzinfo is dt.UTC for name in times)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from subjects.codes import ErrorCode, IllegalTransition
@@ -39,7 +39,6 @@ def test_a_worker_holds_a_job_from_its_assignment_to_its_end() -> None:
     assert {str(state) for state in LEASED} == {"ASSIGNED", "RUNNING", "PROGRESSING"}
 
 
-@settings(deadline=None)
 @given(before=st.sampled_from(State), after=st.sampled_from(State))
 def test_a_move_passes_exactly_if_the_table_has_it(before: State, after: State) -> None:
     if after in PROTOCOL[before].split():

@@ -5,7 +5,7 @@ from itertools import combinations
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from subjects.commands import Verb
@@ -172,7 +172,6 @@ def test_a_lanes_consumer_is_prioritized_patient_and_wide() -> None:
     assert (consumer.max_ack_pending, consumer.max_waiting) == (20_000, 20_000)
 
 
-@settings(deadline=None)
 @given(LANES, LANES)
 def test_consumers_of_different_lanes_never_meet(
     one: tuple[str, str, int], other: tuple[str, str, int]
@@ -182,13 +181,11 @@ def test_consumers_of_different_lanes_never_meet(
     assert (first.durable_name == second.durable_name) == (one == other)
 
 
-@settings(deadline=None)
 @given(LANES)
 def test_a_lanes_consumer_has_a_name_that_jetstream_takes(lane: tuple[str, str, int]) -> None:
     assert re.fullmatch(r"[^\s.*>/\\]{1,255}", TOPOLOGY.lane_consumer(*lane).durable_name)
 
 
-@settings(deadline=None)
 @given(LANES, LANES)
 def test_a_lanes_key_is_legal_for_every_client_and_its_own(
     one: tuple[str, str, int], other: tuple[str, str, int]
@@ -197,6 +194,19 @@ def test_a_lanes_key_is_legal_for_every_client_and_its_own(
     key, another = (TOPOLOGY.lane_subject(*lane).removeprefix(prefix) for lane in (one, other))
     assert re.fullmatch(r"[-/_=a-zA-Z0-9]+(\.[-/_=a-zA-Z0-9]+)*", key)
     assert (key == another) == (one == other)
+
+
+@pytest.mark.parametrize("last", ["h", "i"])
+def test_the_longest_lane_still_has_a_consumer_of_its_own(last: str) -> None:
+    shared = [letter * 32 for letter in "abcdefg"]
+    name = TOPOLOGY.lane_consumer("p" * 32, lane_name([*shared, last * 25]), 10).durable_name
+    other = TOPOLOGY.lane_consumer("p" * 32, lane_name([*shared, "z" * 25]), 10).durable_name
+    assert re.fullmatch(r"[^\s.*>/\\]{1,254}", name)
+    assert name != other
+
+
+def test_the_consumer_of_an_ordinary_lane_is_named_after_it() -> None:
+    assert TOPOLOGY.lane_consumer("default", "guestfs+kvm", 2).durable_name == "default_guestfs+kvm_2"
 
 
 def test_a_worker_stops_by_itself_before_anyone_may_take_over() -> None:
