@@ -79,8 +79,8 @@ def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
         place = Path(directory)
         process, url = start_server(wheel_server(), place, {"jetstream": {"store_dir": str(place / "js")}})
         yield url
-        process.terminate()
-        process.wait(20)
+        process.kill()
+        process.wait()
 
 
 def container_server() -> Iterator[str]:
@@ -129,6 +129,7 @@ class Fleet:
         self.settings = settings
         self.topology = Topology(Grammar(settings.root))
         self.catalog = load_catalog([REHEARSE])
+        self.connections: dict[str, Connection] = {}
         self._group = group
         self._stack = stack
 
@@ -150,6 +151,7 @@ class Fleet:
     ) -> Callable[[], None]:
         """Start a worker with these capabilities; returns the call that drains it."""
         connection = await self._stack.enter_async_context(connect(self.settings))
+        self.connections[worker_id] = connection
         described = worker_profile(worker_id, slots=slots, tokens=tokens, **profile)
         service = Worker(connection, self.topology, self.catalog, described)
         drain: Callable[[], None] = await self._group.start(functools.partial(service.serve, grace=grace))

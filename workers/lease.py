@@ -24,6 +24,8 @@ from workers.progress import ProgressReport, progress_event
 log = logging.getLogger("h2kbus.worker")
 
 TICK_SECONDS: Final = 0.25
+PROGRESS_SECONDS: Final = 1.0
+"""Each event makes a durable server sync its disk, which a tool that writes to the same disk pays for."""
 PROGRESS_RENEW_SECONDS: Final = 5.0
 """Progress reaches the record this often at the most; the events have all of it."""
 
@@ -46,7 +48,7 @@ class HeldLease:
         self._topology = topology
         self._store = store
         self._began = self._confirmed = self._tried = time.monotonic()
-        self._sent = 0
+        self._sent, self._sent_at = 0, self._began
         spec = entry.record.spec
         self.time_out = spec.execution_policy.timeout_seconds if spec else 0
 
@@ -68,6 +70,13 @@ class HeldLease:
         """Whether it is time to renew: early when the first progress or a new phase is to be recorded."""
         since = time.monotonic() - self._tried
         return since > RENEW_SECONDS or (self._has_news() and since > PROGRESS_RENEW_SECONDS)
+
+    @property
+    def has_progress_to_send(self) -> bool:
+        """A new phase is told at once; within a phase one event a while is enough."""
+        if self.report is None or not self.report.has_unsent:
+            return False
+        return self.report.has_new_phase or time.monotonic() - self._sent_at > PROGRESS_SECONDS
 
     def stop(self, code: ErrorCode, message: str) -> None:
         """End the attempt from outside; the first cause stands."""
@@ -108,6 +117,7 @@ class HeldLease:
         async with self.lock:
             if self.settled:
                 return
+            self._sent_at = time.monotonic()
             for snapshot in self.report.take_unsent():
                 self._sent += 1
                 eta = self.report.eta_seconds(snapshot)
@@ -183,6 +193,8 @@ class LeaseKeeper:
             lease.stop(ErrorCode.TIMEOUT, f"the attempt took longer than {lease.time_out} s")
         if lease.due:
             await lease.renew()
+        if not lease.has_progress_to_send:
+            return
         try:
             await lease.send_progress()
         except BusError as error:

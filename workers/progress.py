@@ -36,6 +36,7 @@ class ProgressReport:
         self._phase_began = self._began = time.monotonic()
         self._percent = 0.0
         self._unsent: list[Snapshot] = []
+        self._sent_phase = ""
         self.latest: Snapshot | None = None
         self.phase_seconds: dict[str, float] = {}
 
@@ -70,9 +71,16 @@ class ProgressReport:
     def has_unsent(self) -> bool:
         return bool(self._unsent)
 
+    @property
+    def has_new_phase(self) -> bool:
+        """Whether something unsent belongs to a phase of which nothing was sent."""
+        return any(snapshot.phase != self._sent_phase for snapshot in self._unsent)
+
     def take_unsent(self) -> list[Snapshot]:
         """What should be sent now: every phase that began, and the newest word of each."""
         unsent, self._unsent = self._unsent, []
+        if unsent:
+            self._sent_phase = unsent[-1].phase
         return unsent
 
     def summary(self) -> ProgressSummary | None:

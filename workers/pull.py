@@ -44,10 +44,11 @@ class LanePuller:
 
         What has arrived beyond `free` is given back at once, for another worker.
         """
-        self._wake = anyio.Event()
         if not self._arrived:
             await self._sweep(free)
         if not self._arrived:
+            # Only what happens from here on is news: the sweep's own pulls have ended by now.
+            self._wake = anyio.Event()
             await self._park()
             with anyio.move_on_after(FAILED_PAUSE_SECONDS if self._resting else PARK_SECONDS[0]):
                 await self._wake.wait()

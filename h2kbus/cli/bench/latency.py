@@ -10,7 +10,7 @@ from h2kbus.cli.bench.fleet import Fleet, noop_job, running_fleet
 from h2kbus.watch import EventFeed
 from subjects.states import State
 
-JOBS: Final = 300
+JOBS: Final = 200
 PAUSE_SECONDS: Final = 0.03
 WARM_UP: Final = 20
 
