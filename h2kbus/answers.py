@@ -80,6 +80,14 @@ def status_of(message: Msg) -> str | None:
     return (message.headers or {}).get("Status")
 
 
+def found_in(stream: str, answer: Msg) -> Stored | None:
+    """What a direct get by name brought; None when there is nothing under that name."""
+    status = status_of(answer)
+    if status == "503":
+        raise NotProvisioned(f"this server has no stream {stream}")
+    return None if status == "404" else stored(answer)
+
+
 def stored(message: Msg) -> Stored:
     """Read a direct get's answer."""
     headers = message.headers or {}

@@ -18,6 +18,7 @@ import msgspec
 from h2kbus.connection import Connection
 from h2kbus.connection import connect as connect_to_server
 from h2kbus.errors import (
+    BusError,
     DuplicateJob,
     InvalidMessage,
     JobFinished,
@@ -63,14 +64,10 @@ class Bus:
         Submitting the same job again under its id changes nothing. Raises InvalidMessage for a job that
         is too large; see `verdict` for the scheduler's word on it.
         """
-        job_id = spec.job_id or new_job_id()
-        created_at = spec.created_at or dt.datetime.now(dt.UTC)
-        body = encode(msgspec.structs.replace(spec, job_id=job_id, created_at=created_at))
-        if len(body) > MAX_SPEC_BYTES:
-            raise InvalidMessage(f"the job has {len(body)} bytes; {MAX_SPEC_BYTES} are allowed")
+        job_id, subject, body = self._command(spec)
         with contextlib.suppress(SubjectTaken):
             # The same id waits for the scheduler already: `verdict` tells whether it is the same job.
-            await self.connection.publish(self.grammar.command(self.submitter, Verb.SUBMIT, job_id), body)
+            await self.connection.publish(subject, body)
         return job_id
 
     async def submit_many(self, specs: Iterable[JobSpec]) -> AsyncIterator[str]:
@@ -238,16 +235,22 @@ class Bus:
         """Every lane that has a consumer."""
         return await read_lanes(self.connection, self.topology)
 
+    def _command(self, spec: JobSpec) -> tuple[str, str, bytes]:
+        """The id, subject and body of a submission. Raises InvalidMessage."""
+        job_id = spec.job_id or new_job_id()
+        created_at = spec.created_at or dt.datetime.now(dt.UTC)
+        body = encode(msgspec.structs.replace(spec, job_id=job_id, created_at=created_at))
+        if len(body) > MAX_SPEC_BYTES:
+            raise InvalidMessage(f"the job has {len(body)} bytes; {MAX_SPEC_BYTES} are allowed")
+        return job_id, self.grammar.command(self.submitter, Verb.SUBMIT, job_id), body
+
     async def _submit_together(self, specs: list[JobSpec]) -> list[str]:
-        ids: list[str] = [""] * len(specs)
-
-        async def submit(place: int, spec: JobSpec) -> None:
-            ids[place] = await self.submit(spec)
-
-        async with anyio.create_task_group() as group:
-            for place, spec in enumerate(specs):
-                group.start_soon(submit, place, spec)
-        return ids
+        commands = [self._command(spec) for spec in specs]
+        outcomes = await self.connection.publish_together(*((subject, body) for _, subject, body in commands))
+        for outcome in outcomes:
+            if isinstance(outcome, BusError) and not isinstance(outcome, SubjectTaken):
+                raise outcome
+        return [job_id for job_id, _, _ in commands]
 
     async def _until_finished(self, job_id: str) -> None:
         async for event in self.watch(job_id):

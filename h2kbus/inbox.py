@@ -39,10 +39,12 @@ class Inbox:
         self._handlers: dict[str, MessageHandler] = {}
         self._waiting: dict[str, _Request] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def start(self) -> None:
         """Subscribe, and watch the deadlines until `stop`."""
-        self._sweep()
+        self._loop = asyncio.get_running_loop()
+        self._sweep(self._loop)
         await self._nats.subscribe(f"{self._prefix}.*", cb=self._on_message)
 
     def stop(self) -> None:
@@ -63,7 +65,8 @@ class Inbox:
         self, subject: str, payload: bytes, headers: dict[str, str] | None = None, *, timeout: float
     ) -> "asyncio.Future[Msg]":
         """Like `ask`, but return the answer's future once the request is on its way."""
-        loop = asyncio.get_running_loop()
+        # Asking for the running loop is a system call up to Python 3.11, and this is a hot path.
+        loop = self._loop or asyncio.get_running_loop()
         token = str(next(self._tokens))
         answer: asyncio.Future[Msg] = loop.create_future()
         self._waiting[token] = _Request(answer, subject, loop.time() + timeout)
@@ -91,14 +94,13 @@ class Inbox:
             if request.subject == subject:
                 self._fail(token, PermissionDenied(reason))
 
-    def _sweep(self) -> None:
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         """Fail what is overdue and forget what nobody waits for any more."""
-        loop = asyncio.get_running_loop()
         now = loop.time()
         for token, request in list(self._waiting.items()):
             if request.deadline < now or request.answer.done():
                 self._fail(token, BusTimeout(f"the server did not answer on {request.subject} in time"))
-        self._timer = loop.call_later(SWEEP_SECONDS, self._sweep)
+        self._timer = loop.call_later(SWEEP_SECONDS, self._sweep, loop)
 
     def _fail(self, token: str, error: BusError) -> None:
         request = self._waiting.pop(token, None)

@@ -6,7 +6,7 @@ import anyio
 
 
 class Slots:
-    """Counts what is under way. `with slots.take():` gives the slot back however its holder ends."""
+    """Counts what is under way."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -17,19 +17,10 @@ class Slots:
     def free(self) -> int:
         return self.limit - self._taken
 
-    def take(self) -> Self:
-        """Occupy a slot now; leaving the context frees it."""
+    def take(self) -> "Slot":
+        """Occupy a slot now."""
         self._taken += 1
-        return self
-
-    def __enter__(self) -> None:
-        """The slot was occupied by `take` already, which may have been in another task."""
-
-    def __exit__(self, *_: object) -> None:
-        self._taken -= 1
-        if self._changed is not None:
-            self._changed.set()
-            self._changed = None
+        return Slot(self)
 
     async def wait_free(self, at_least: int = 1) -> int:
         """Wait until that many slots are free, and return how many are."""
@@ -41,3 +32,28 @@ class Slots:
 
     async def wait_idle(self) -> None:
         await self.wait_free(self.limit)
+
+    def _take_back(self) -> None:
+        self._taken -= 1
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+
+
+class Slot:
+    """One occupied slot. `with slot:` gives it back however its holder ends, unless that was done before."""
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots: Slots | None = slots
+
+    def give_back(self) -> None:
+        """Free the slot; safe to call twice."""
+        if self._slots is not None:
+            self._slots._take_back()  # noqa: SLF001 - the two classes are one thing
+            self._slots = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.give_back()

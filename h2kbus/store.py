@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-import anyio
 import msgspec
 
 from h2kbus.answers import Stored
@@ -52,7 +51,9 @@ class JobStore:
         """Like `find` for many jobs, hundreds on their way at once."""
         found: list[Entry | None] = []
         for start in range(0, len(job_ids), READ_WINDOW):
-            found += await self._find_together(job_ids[start : start + READ_WINDOW])
+            subjects = [self._topology.record_subject(each) for each in job_ids[start : start + READ_WINDOW]]
+            answers = await self._connection.get_last_together(self._stream, subjects)
+            found += [_entry(stored) if stored is not None and stored.data else None for stored in answers]
         return found
 
     async def get(self, job_id: str) -> Entry:
@@ -78,17 +79,6 @@ class JobStore:
             self._topology.record_subject(record.job_id), encode(record), headers
         )
         return Entry(record, revision)
-
-    async def _find_together(self, job_ids: Sequence[str]) -> list[Entry | None]:
-        found: list[Entry | None] = [None] * len(job_ids)
-
-        async def find(place: int, job_id: str) -> None:
-            found[place] = await self.find(job_id)
-
-        async with anyio.create_task_group() as group:
-            for place, job_id in enumerate(job_ids):
-                group.start_soon(find, place, job_id)
-        return found
 
 
 def _entry(stored: Stored) -> Entry:

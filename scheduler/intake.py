@@ -12,7 +12,6 @@ import msgspec
 
 from h2kbus.connection import Connection
 from h2kbus.errors import (
-    BusError,
     ErrorCode,
     InvalidMessage,
     InvalidSubject,
@@ -124,17 +123,19 @@ class Intake:
             return await self._store.get(record.job_id)
 
     async def _enqueue(self, entry: Entry) -> None:
-        """Tell of the job, then put it in its lane; a lane that has it already is as good."""
+        """Tell of the job, then put it in its lane; a lane that has it already is as good.
+
+        The event needs no answer of its own: it goes the same way just before the lane's message, and
+        unless that one arrives both are sent again.
+        """
         record = entry.record
-        subject = self._topology.grammar.job(record.pool, record.lane, record.priority, record.job_id)
-        message = encode(LaneMessage(revision=entry.revision, record=record))
         event = encode(milestone(record, entry.revision))
-        outcomes = await self._connection.publish_together(
-            (self._topology.grammar.progress(record.job_id), event), (subject, message)
-        )
-        for outcome in outcomes:
-            if isinstance(outcome, BusError) and not isinstance(outcome, SubjectTaken):
-                raise outcome
+        await self._connection.publish_unconfirmed(self._topology.grammar.progress(record.job_id), event)
+        subject = self._topology.grammar.job(record.pool, record.lane, record.priority, record.job_id)
+        with contextlib.suppress(SubjectTaken):
+            await self._connection.publish(
+                subject, encode(LaneMessage(revision=entry.revision, record=record))
+            )
 
     async def _refuse(
         self, command: CommandSubject, spec: JobSpec | None, error: InvalidMessage, delivery: Delivery

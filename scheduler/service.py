@@ -16,7 +16,7 @@ from h2kbus.connection import Connection
 from h2kbus.errors import BusError, H2KBusError
 from h2kbus.provision import provision
 from h2kbus.pull import Delivery, PullInbox, PullRequest
-from h2kbus.slots import Slots
+from h2kbus.slots import Slot, Slots
 from scheduler.intake import Intake
 from scheduler.lanes import LaneRegistry
 from subjects.operations import OperationCatalog
@@ -83,7 +83,7 @@ class Scheduler:
     def _begin(self, group: TaskGroup, delivery: Delivery) -> None:
         group.start_soon(self._handle, delivery, self._slots.take())
 
-    async def _handle(self, delivery: Delivery, slot: Slots) -> None:
+    async def _handle(self, delivery: Delivery, slot: Slot) -> None:
         """The edge: a command that fails comes again, and the reason is logged once for each time."""
         with slot:
             try:

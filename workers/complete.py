@@ -42,13 +42,17 @@ class Settlement:
         self._topology = topology
         self._store = JobStore(connection, topology)
 
-    async def settle(self, lease: HeldLease, outcome: Outcome) -> None:
-        """Write what the attempt came to. Shielded: a cancelled worker still settles what it did."""
+    async def settle(self, lease: HeldLease, outcome: Outcome, on_written: Callable[[], None]) -> None:
+        """Write what the attempt came to, then tell of it. A cancelled worker still settles what it did.
+
+        `on_written` is called once the record says it: the next job may start while the rest is told.
+        """
         with anyio.move_on_after(LEASE_SECONDS, shield=True):
             await _insist(lease.send_progress)
             async with lease.lock:
                 lease.settled = True
                 entry = await self._write(lease, outcome)
+            on_written()
             if entry is not None:
                 await self._tell(lease, entry)
             return

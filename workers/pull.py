@@ -30,6 +30,7 @@ class LanePuller:
         self._resting: dict[str, float] = {}
         self._arrived: deque[Delivery] = deque()
         self._wake = anyio.Event()
+        self.backlog = False
 
     async def open(self) -> None:
         await self._inbox.open()
@@ -46,6 +47,7 @@ class LanePuller:
         """
         if not self._arrived:
             await self._sweep(free)
+        self.backlog = len(self._arrived) >= free
         if not self._arrived:
             # Only what happens from here on is news: the sweep's own pulls have ended by now.
             self._wake = anyio.Event()

@@ -13,7 +13,7 @@ from nats.aio.msg import Msg
 from h2kbus.connection import Connection
 from h2kbus.errors import BusError, ErrorCode, H2KBusError
 from h2kbus.pull import Delivery
-from h2kbus.slots import Slots
+from h2kbus.slots import Slot, Slots
 from subjects.codec import encode
 from subjects.events import milestone
 from subjects.fleet import WorkerCapabilities
@@ -31,6 +31,8 @@ from workers.registry import Registry
 log = logging.getLogger("h2kbus.worker")
 
 PAUSE_SECONDS: Final = 0.5
+GATHER_SECONDS: Final = 0.002
+"""While jobs wait, slots that become free within this time are filled by one pull."""
 
 
 class Worker:
@@ -89,6 +91,10 @@ class Worker:
     async def _pump(self, jobs: TaskGroup) -> None:
         while True:
             free = await self._slots.wait_free()
+            if self._puller.backlog:
+                with anyio.move_on_after(GATHER_SECONDS):
+                    await self._slots.wait_free((self._slots.limit + 1) // 2)
+                free = self._slots.free
             for delivery in await self._pull(free):
                 jobs.start_soon(self._work, delivery, self._slots.take())
 
@@ -100,18 +106,18 @@ class Worker:
             await anyio.sleep(PAUSE_SECONDS)
             return []
 
-    async def _work(self, delivery: Delivery, slot: Slots) -> None:
+    async def _work(self, delivery: Delivery, slot: Slot) -> None:
         """One job, from its message to its settlement. The edge where what went wrong is logged."""
         with slot:
             try:
                 if not self._keeper.holds(delivery.subject.rsplit(".", 1)[-1]):
-                    await self._run(delivery)
+                    await self._run(delivery, slot)
             except H2KBusError as error:
                 log.warning("%s comes again: %s (%s)", delivery.subject, error, error.error_code)
             except Exception:
                 log.exception("%s met a defect; it comes again", delivery.subject)
 
-    async def _run(self, delivery: Delivery) -> None:
+    async def _run(self, delivery: Delivery, slot: Slot) -> None:
         lease = await self._claims.claim(delivery)
         if lease is None:
             return
@@ -120,7 +126,7 @@ class Worker:
             await self._tell_claim(lease)
             outcome = await execute(lease, self._catalog)
             outcome = await upload_log(self._connection, self._topology, lease, outcome)
-            await self._settlement.settle(lease, outcome)
+            await self._settlement.settle(lease, outcome, slot.give_back)
         finally:
             self._keeper.remove(lease)
 

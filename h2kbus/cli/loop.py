@@ -1,9 +1,13 @@
 """The event loop of every command."""
 
+import gc
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, TypeVarTuple
+from typing import Final, TypeVar, TypeVarTuple
 
 import anyio
+
+GARBAGE_THRESHOLD: Final = 20_000
+"""New objects between two collections. Records come and go by the thousand and hold no cycles."""
 
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
@@ -11,4 +15,6 @@ Arguments = TypeVarTuple("Arguments")
 
 def run(function: Callable[[*Arguments], Awaitable[Result]], *arguments: *Arguments) -> Result:
     """Run a coroutine function to its end, on uvloop: a sixth more jobs a second than with asyncio's loop."""
+    gc.freeze()
+    gc.set_threshold(GARBAGE_THRESHOLD)
     return anyio.run(function, *arguments, backend_options={"use_uvloop": True})

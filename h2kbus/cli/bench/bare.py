@@ -24,7 +24,7 @@ from subjects.topology import Topology
 POOL: Final = "bare"
 PRODUCERS: Final = 64
 # The sizes of the records as the pipeline writes them: created, claimed, completed.
-CREATED, CLAIMED, COMPLETED = b"x" * 1300, b"x" * 1700, b"x" * 2200
+CREATED, CLAIMED, COMPLETED = b"x" * 1500, b"x" * 1700, b"x" * 2200
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 
 

@@ -11,7 +11,7 @@ from h2kbus.errors import ErrorCode, OperationFailed
 from subjects.states import State
 
 ROUNDS: Final = 3
-JOBS: Final = 3000
+JOBS: Final = 6000
 SYNCED_JOBS: Final = 600
 WIDE: Final = 64
 """Jobs at once of the second bare loop: more than the protocol lets one worker have."""
