@@ -65,11 +65,11 @@ def sequence_of(subject: str, answer: Msg) -> int:
     return ack.seq
 
 
-def outcome_of(subject: str, answer: Msg | BaseException) -> int | BusError:
+def outcome_of(subject: str, answer: Msg | BusError) -> int | BusError:
     """Like `sequence_of`, with the error as a value."""
     try:
-        if isinstance(answer, BaseException):
-            raise answer
+        if isinstance(answer, BusError):
+            return answer
         return sequence_of(subject, answer)
     except BusError as error:
         return error

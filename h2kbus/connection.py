@@ -30,7 +30,7 @@ from h2kbus.errors import (
     ServerUnfit,
 )
 from h2kbus.handshake import all_refused, check_server, client_options, connect_error
-from h2kbus.inbox import Inbox, MessageHandler
+from h2kbus.inbox import Inbox, MessageHandler, raised, settled
 from h2kbus.settings import ConnectionSettings
 
 DEADLINE_SECONDS: Final = 5.0
@@ -85,8 +85,10 @@ class Connection:
             answers = [
                 await self.inbox.begin(subject, body, timeout=DEADLINE_SECONDS) for subject, body in messages
             ]
-        outcomes = await asyncio.gather(*answers, return_exceptions=True)
-        return [outcome_of(subject, each) for (subject, _), each in zip(messages, outcomes, strict=True)]
+        return [
+            outcome_of(subject, await settled(answer))
+            for (subject, _), answer in zip(messages, answers, strict=True)
+        ]
 
     async def publish_unconfirmed(self, subject: str, payload: bytes, reply: str = "") -> None:
         """Send and forget: hints, pulls and acknowledgements that a redelivery would repeat."""
@@ -128,7 +130,7 @@ class Connection:
                 await self.inbox.begin(f"$JS.API.DIRECT.GET.{stream}.{each}", b"", timeout=DEADLINE_SECONDS)
                 for each in subjects
             ]
-        return [found_in(stream, answer) for answer in await asyncio.gather(*answers)]
+        return [found_in(stream, raised(await settled(answer))) for answer in answers]
 
     async def get_batch(self, stream: str, query: dict[str, Any], *, size: int = 500) -> list[Stored]:
         """Up to `size` messages by one direct get; see `read` for all of them.

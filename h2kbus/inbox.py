@@ -23,6 +23,21 @@ SWEEP_SECONDS: Final = 0.25
 """How often overdue requests are looked for; a deadline is kept to within this."""
 
 
+async def settled(answer: "asyncio.Future[Msg]") -> Msg | BusError:
+    """An answer or what went wrong with it, as a value: so that none of several is left unheard."""
+    try:
+        return await answer
+    except BusError as error:
+        return error
+
+
+def raised(outcome: Msg | BusError) -> Msg:
+    """The answer, or the error raised."""
+    if isinstance(outcome, BusError):
+        raise outcome
+    return outcome
+
+
 class _Request(msgspec.Struct, frozen=True):
     answer: "asyncio.Future[Msg]"
     subject: str

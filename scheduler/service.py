@@ -4,15 +4,15 @@ Any number of schedulers may run side by side.
 """
 
 import contextlib
-import functools
 import logging
 from collections.abc import Callable
 from typing import Final
 
 import anyio
-from anyio.abc import TaskGroup, TaskStatus
+from anyio.abc import TaskStatus
 
 from h2kbus.connection import Connection
+from h2kbus.crew import Crew
 from h2kbus.errors import BusError, H2KBusError
 from h2kbus.provision import provision
 from h2kbus.pull import Delivery, PullInbox, PullRequest
@@ -41,6 +41,7 @@ class Scheduler:
         self._lanes = LaneRegistry(connection, topology)
         self._intake = Intake(connection, topology, self._lanes, catalog, name)
         self._slots = Slots(CONCURRENCY)
+        self._crew = Crew(CONCURRENCY, self._handle)
         self._drain = anyio.CancelScope()
 
     async def serve(self, *, task_status: TaskStatus[Callable[[], None]] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -51,15 +52,15 @@ class Scheduler:
         await provision(self._connection, self._topology)
         await self._lanes.load()
         async with anyio.create_task_group() as group:
-            inbox = PullInbox(
-                self._connection, self._topology.commands_stream, functools.partial(self._begin, group)
-            )
+            group.start_soon(self._crew.serve)
+            inbox = PullInbox(self._connection, self._topology.commands_stream, self._begin)
             await inbox.open()
             task_status.started(self.drain)
             with self._drain:
                 await self._pump(inbox)
             with contextlib.suppress(BusError):
                 await inbox.close()
+            self._crew.dismiss()
 
     def drain(self) -> None:
         """Stop taking commands; `serve` returns once those under way are done."""
@@ -80,11 +81,12 @@ class Scheduler:
                 log.warning("cannot pull commands: %s", failure)
                 await anyio.sleep(PAUSE_SECONDS)
 
-    def _begin(self, group: TaskGroup, delivery: Delivery) -> None:
-        group.start_soon(self._handle, delivery, self._slots.take())
+    def _begin(self, delivery: Delivery) -> None:
+        self._crew.give((delivery, self._slots.take()))
 
-    async def _handle(self, delivery: Delivery, slot: Slot) -> None:
+    async def _handle(self, work: tuple[Delivery, Slot]) -> None:
         """The edge: a command that fails comes again, and the reason is logged once for each time."""
+        delivery, slot = work
         with slot:
             try:
                 await self._intake.handle(delivery)

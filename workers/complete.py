@@ -49,9 +49,8 @@ class Settlement:
         """
         with anyio.move_on_after(LEASE_SECONDS, shield=True):
             await _insist(lease.send_progress)
-            async with lease.lock:
-                lease.settled = True
-                entry = await self._write(lease, outcome)
+            await lease.close()
+            entry = await self._write(lease, outcome)
             on_written()
             if entry is not None:
                 await self._tell(lease, entry)

@@ -39,10 +39,10 @@ class HeldLease:
         self.entry = entry
         self.delivery = delivery
         self.report: ProgressReport | None = None
-        self.lock = anyio.Lock(fast_acquire=True)
         self.scope = anyio.CancelScope()
         self.cause: AttemptStopped | None = None
-        self.settled = False
+        self._closed = False
+        self._lock: anyio.Lock | None = None
         self.log_file: Path | None = None
         self._connection = connection
         self._topology = topology
@@ -84,6 +84,13 @@ class HeldLease:
             self.cause = AttemptStopped(code, message)
             self.scope.cancel()
 
+    async def close(self) -> None:
+        """From here on nothing is renewed or sent; what is under way ends first."""
+        self._closed = True
+        if self._lock is not None:
+            async with self._lock:
+                return
+
     async def guard(self) -> None:
         """Return if the lease is held now, by the server's word; raise AttemptStopped if it is not."""
         await self.renew()
@@ -95,8 +102,8 @@ class HeldLease:
 
     async def renew(self) -> None:
         """Write the record anew. A lost race is read: cancelled and taken over both stop the attempt."""
-        async with self.lock:
-            if self.settled:
+        async with self._alone():
+            if self._closed:
                 return
             self._tried = began = time.monotonic()
             summary = self.report.summary() if self.report else None
@@ -114,8 +121,8 @@ class HeldLease:
         """Publish what the operation has said since the last time."""
         if self.report is None or not self.report.has_unsent:
             return
-        async with self.lock:
-            if self.settled:
+        async with self._alone():
+            if self._closed:
                 return
             self._sent_at = time.monotonic()
             for snapshot in self.report.take_unsent():
@@ -123,6 +130,12 @@ class HeldLease:
                 eta = self.report.eta_seconds(snapshot)
                 event = progress_event(self.entry.record, self.entry.revision, self._sent, snapshot, eta)
                 await publish_event(self._connection, self._topology, event)
+
+    def _alone(self) -> anyio.Lock:
+        """Renewal and progress exclude each other. Most short jobs need neither, and no lock."""
+        if self._lock is None:
+            self._lock = anyio.Lock()
+        return self._lock
 
     async def _reread(self, began: float) -> None:
         try:

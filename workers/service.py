@@ -7,10 +7,11 @@ from typing import Final
 
 import anyio
 import msgspec
-from anyio.abc import TaskGroup, TaskStatus
+from anyio.abc import TaskStatus
 from nats.aio.msg import Msg
 
 from h2kbus.connection import Connection
+from h2kbus.crew import Crew
 from h2kbus.errors import BusError, ErrorCode, H2KBusError
 from h2kbus.pull import Delivery
 from h2kbus.slots import Slot, Slots
@@ -51,6 +52,8 @@ class Worker:
         self._profile = profile
         tokens = frozenset(token for token, proven in profile.capabilities.items() if proven)
         self._slots = Slots(profile.max_concurrent_jobs)
+        # A job whose end is being told has given back its slot already.
+        self._crew = Crew(2 * profile.max_concurrent_jobs, self._work)
         self._keeper = LeaseKeeper()
         self._claims = Claims(connection, topology, profile.worker_id, profile.memory_gb)
         self._settlement = Settlement(connection, topology)
@@ -76,9 +79,11 @@ class Worker:
             background.start_soon(self._listen)
             task_status.started(self.drain)
             async with anyio.create_task_group() as jobs:
+                jobs.start_soon(self._crew.serve)
                 with self._pulling:
-                    await self._pump(jobs)
+                    await self._pump()
                 await self._finish(grace)
+                self._crew.dismiss()
             background.cancel_scope.cancel()
         with contextlib.suppress(BusError):
             await self._registry.leave()
@@ -88,7 +93,7 @@ class Worker:
         self._draining = True
         self._pulling.cancel()
 
-    async def _pump(self, jobs: TaskGroup) -> None:
+    async def _pump(self) -> None:
         while True:
             free = await self._slots.wait_free()
             if self._puller.backlog:
@@ -96,7 +101,7 @@ class Worker:
                     await self._slots.wait_free((self._slots.limit + 1) // 2)
                 free = self._slots.free
             for delivery in await self._pull(free):
-                jobs.start_soon(self._work, delivery, self._slots.take())
+                self._crew.give((delivery, self._slots.take()))
 
     async def _pull(self, free: int) -> list[Delivery]:
         try:
@@ -106,8 +111,9 @@ class Worker:
             await anyio.sleep(PAUSE_SECONDS)
             return []
 
-    async def _work(self, delivery: Delivery, slot: Slot) -> None:
+    async def _work(self, work: tuple[Delivery, Slot]) -> None:
         """One job, from its message to its settlement. The edge where what went wrong is logged."""
+        delivery, slot = work
         with slot:
             try:
                 if not self._keeper.holds(delivery.subject.rsplit(".", 1)[-1]):
