@@ -109,6 +109,11 @@ class Intake:
         except InvalidMessage as error:
             await self._refuse(command, spec, error, delivery)
             return
+        except InvalidSubject as error:
+            # A lane of very many capabilities has a name that no subject takes.
+            reason = InvalidMessage(str(error), "$.capability_requirements")
+            await self._refuse(command, spec, reason, delivery)
+            return
         entry = await self._create(record)
         if entry.record.spec is None or not same_job(entry.record, spec):
             await self._bury_copy(delivery, "duplicate-id", f"another job has the id {command.job_id}")

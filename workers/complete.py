@@ -24,7 +24,7 @@ from subjects.result import JobResult, Outputs
 from subjects.states import State
 from subjects.topology import LEASE_SECONDS, Topology
 from workers.claim import may_run_again
-from workers.execute import Outcome
+from workers.execute import Outcome, bounded
 from workers.lease import HeldLease
 
 log = logging.getLogger("h2kbus.worker")
@@ -148,7 +148,10 @@ def job_result(record: JobRecord, outcome: Outcome, state: State, now: dt.dateti
         logs = str(outcome.log_file) if outcome.log_file else None
         return msgspec.structs.replace(result, outputs=Outputs(logs=logs), warnings=outcome.warnings)
     return msgspec.structs.replace(
-        result, outputs=done.outputs, warnings=(*done.warnings, *outcome.warnings), summary=done.summary
+        result,
+        outputs=done.outputs,
+        warnings=(*done.warnings, *outcome.warnings),
+        summary=bounded(done.summary),
     )
 
 

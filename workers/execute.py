@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -13,7 +14,7 @@ from h2kbus.errors import AttemptStopped, ErrorCode, H2KBusError, InvalidMessage
 from subjects.operations import OperationCatalog, OperationDeclaration, parameters_of, selected_actions
 from subjects.record import JobRecord
 from subjects.result import JobError, Metrics
-from subjects.spec import JobSpec
+from subjects.spec import MAX_PARAMETER_DEPTH, JobSpec, is_deeper
 from workers.context import JobContext, OperationResult
 from workers.lease import HeldLease
 from workers.operations import load_runner
@@ -107,7 +108,16 @@ def _token_of(record: JobRecord) -> int:
 
 def job_error(error: H2KBusError, lease: HeldLease) -> JobError:
     """An expected failure, as it stands in the job's result."""
-    return JobError(code=error.error_code, message=str(error), phase=_phase(lease), details=error.details)
+    return JobError(
+        code=error.error_code, message=str(error), phase=_phase(lease), details=bounded(error.details)
+    )
+
+
+def bounded(facts: dict[str, Any]) -> dict[str, Any]:
+    """What an operation says of itself, unless it is nested so deep that no reader would take the record."""
+    if is_deeper(facts, MAX_PARAMETER_DEPTH):
+        return {"dropped": f"nested deeper than {MAX_PARAMETER_DEPTH} levels"}
+    return facts
 
 
 def _defect(error: Exception, lease: HeldLease) -> JobError:
