@@ -292,3 +292,16 @@ def program(tmp_path: Path, settings: ConnectionSettings) -> Program:
         environment(HOME=str(tmp_path), H2KBUS_URL=settings.url, H2KBUS_ROOT=settings.root, USER="tester"),
         place,
     )
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A filesystem of 4 MiB. Mounting it takes root, as in the container that runs these tests."""
+    place = tmp_path / "small"
+    place.mkdir()
+    argv = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=10)
+    if done.returncode != 0:
+        pytest.fail(f"this test mounts a small filesystem, which takes root: {done.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True, timeout=10)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from subjects.spec import JobSpec
+from workers.joblog import JobLog
 from workers.outputs import output_errors
 
 Outcome = Literal["applied", "not needed", "skipped", "failed"]
@@ -18,6 +19,18 @@ class ActionLine(msgspec.Struct, frozen=True, kw_only=True):
     action: str
     outcome: Outcome
     detail: str = ""
+
+
+class ActionNotes:
+    """What became of each action so far, told to the job's log as well."""
+
+    def __init__(self, log: JobLog) -> None:
+        self.lines: list[ActionLine] = []
+        self._log = log
+
+    def add(self, action: str, outcome: Outcome, detail: str) -> None:
+        self.lines.append(ActionLine(action=action, outcome=outcome, detail=detail))
+        self._log.line(f"{action}: {outcome} ({detail})")
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

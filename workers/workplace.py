@@ -1,13 +1,20 @@
 """Where an attempt works: a scratch directory beside the outputs, the job's log, and the tools."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
 
 from workers.joblog import JobLog
-from workers.outputs import log_path, scratch_directory, sweep_scratch
+from workers.outputs import (
+    StagedFile,
+    intermediate_path,
+    log_path,
+    output_errors,
+    scratch_directory,
+    sweep_scratch,
+)
 from workers.process import ToolRunner
 
 
@@ -21,6 +28,19 @@ class Workplace(msgspec.Struct, frozen=True):
     scratch: Path
     log: JobLog
     tools: ToolRunner
+
+
+def stage_intermediates(
+    place: Workplace, kept: Mapping[str, bytes], output_path: Path, job_id: str
+) -> list[StagedFile]:
+    """Write what a job that keeps its intermediates keeps, ready to be published with its results."""
+    staged = []
+    for name, content in kept.items():
+        source = place.scratch / name
+        with output_errors(source):
+            source.write_bytes(content)
+        staged.append(StagedFile(source, intermediate_path(output_path, job_id, name)))
+    return staged
 
 
 @asynccontextmanager

@@ -17,15 +17,14 @@ from workers.image import CheckedImage, open_image
 from workers.outputs import (
     StagedFile,
     free_bytes,
-    intermediate_path,
     publish,
     report_path,
     require_free,
     sync_file,
 )
 from workers.qemu import PROGRAM, Disk, ImageInfo, OnFraction, QemuImg
-from workers.report import ActionLine, Outcome, Report, write_report
-from workers.workplace import Workplace
+from workers.report import ActionNotes, Report, write_report
+from workers.workplace import Workplace, stage_intermediates
 
 _ROUNDING_BYTES = 16 << 20
 """No format rounds the size of a disk up by more than this."""
@@ -58,7 +57,7 @@ class _Conversion:
         self._parameters: ConvertParameters = job.parameters
         self._qemu = QemuImg(place.tools)
         self._started_at = dt.datetime.now(dt.UTC)
-        self._lines: list[ActionLine] = []
+        self._notes = ActionNotes(place.log)
         self._warnings: list[str] = []
         self._kept: dict[str, bytes] = {}
         self._versions: dict[str, str] = {}
@@ -90,7 +89,7 @@ class _Conversion:
         self._job.report.enter("convert", f"writing {self._parameters.output_format}")
         await self._qemu.convert(source, self._output, self._options(), self._progress())
         self._output_info, self._kept["output-info.json"] = await self._qemu.info(self._output)
-        self._note("convert", "applied", f"{source.format} to {self._output.format}")
+        self._notes.add("convert", "applied", f"{source.format} to {self._output.format}")
 
     async def prove(self, source: Disk) -> None:
         """Check and compare while the output is on its way to stable storage."""
@@ -109,11 +108,12 @@ class _Conversion:
             self._warnings.append("the converted image was proven and not kept, as store_fixed_image says")
         report = self._place.scratch / "report.json"
         write_report(self._report(image), report)
-        kept = self._stage_kept()
-        staged = [StagedFile(report, report_path(self._job.output_path, self._job.job_id)), *kept]
+        kept = self._kept if self._job.spec.artifacts.keep_intermediates else {}
+        intermediates = stage_intermediates(self._place, kept, self._job.output_path, self._job.job_id)
+        staged = [StagedFile(report, report_path(self._job.output_path, self._job.job_id)), *intermediates]
         if self._job.spec.artifacts.store_fixed_image:
             staged.insert(0, StagedFile(self._output.path, self._target))
-        result = self._result(image, [str(each.target) for each in kept])
+        result = self._result(image, [str(each.target) for each in intermediates])
         await publish(staged, self._job.guard)
         return result
 
@@ -160,26 +160,26 @@ class _Conversion:
     async def _check_output(self) -> None:
         self._job.report.enter("check")
         if not self._job.wants("check"):
-            return self._note("check", "skipped", "not among the requested actions")
+            return self._notes.add("check", "skipped", "not among the requested actions")
         if not FORMATS[self._output.format].checked:
-            return self._note("check", "not needed", f"{self._output.format} has nothing to check")
+            return self._notes.add("check", "not needed", f"{self._output.format} has nothing to check")
         found = await self._qemu.check(self._output)
         self._kept["check.txt"] = f"{found.verdict}: {found.detail}\n".encode()
         if found.verdict not in {"clean", "leaks"}:
             raise OperationFailed(
                 ErrorCode.CONTENT_MISMATCH, f"the result is {found.verdict}: {found.detail}"
             )
-        return self._note("check", "applied", found.verdict)
+        return self._notes.add("check", "applied", found.verdict)
 
     async def _compare(self, source: Disk) -> None:
         self._job.report.enter("compare", "comparing the result with the source")
         self._require_size()
         if not self._job.wants("compare"):
-            return self._note("compare", "skipped", "not among the requested actions")
+            return self._notes.add("compare", "skipped", "not among the requested actions")
         if not await self._qemu.compare(source, self._output, self._progress()):
             message = f"the {self._output.format} image differs from {source.path} and was thrown away"
             raise OperationFailed(ErrorCode.CONTENT_MISMATCH, message)
-        return self._note("compare", "applied", "the content is equal")
+        return self._notes.add("compare", "applied", "the content is equal")
 
     def _require_size(self) -> None:
         """A format may round the disk's size up a little, but never down."""
@@ -217,22 +217,6 @@ class _Conversion:
 
         return advance
 
-    def _note(self, action: str, outcome: Outcome, detail: str) -> None:
-        self._lines.append(ActionLine(action=action, outcome=outcome, detail=detail))
-        self._place.log.line(f"{action}: {outcome} ({detail})")
-
-    def _stage_kept(self) -> list[StagedFile]:
-        if not self._job.spec.artifacts.keep_intermediates:
-            return []
-        staged = []
-        for name, content in self._kept.items():
-            source = self._place.scratch / name
-            source.write_bytes(content)
-            staged.append(
-                StagedFile(source, intermediate_path(self._job.output_path, self._job.job_id, name))
-            )
-        return staged
-
     def _report(self, image: CheckedImage) -> Report:
         return Report(
             job_id=self._job.job_id,
@@ -241,7 +225,7 @@ class _Conversion:
             started_at=self._started_at,
             ended_at=dt.datetime.now(dt.UTC),
             spec=self._job.spec,
-            actions=tuple(self._lines),
+            actions=tuple(self._notes.lines),
             image={**_facts(self._known_source, image.path), "sha256": image.checksum},
             output=_facts(self._known_output, self._target),
             warnings=tuple(self._warnings),
@@ -267,7 +251,7 @@ class _Conversion:
                 "output_format": self._output.format,
                 "virtual_size": self._known_output.virtual_size,
                 "output_bytes": self._output.path.stat().st_size,
-                "actions": {each.action: each.outcome for each in self._lines},
+                "actions": {each.action: each.outcome for each in self._notes.lines},
             },
         )
 

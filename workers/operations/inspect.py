@@ -9,11 +9,11 @@ from subjects.result import Outputs
 from workers.context import JobContext, OperationResult
 from workers.formats import FORMATS
 from workers.image import CheckedImage, open_image
-from workers.outputs import StagedFile, intermediate_path, publish, report_path, require_free
+from workers.outputs import StagedFile, publish, report_path, require_free
 from workers.partitions import FILESYSTEM_BYTES, PartitionTable, filesystem_of, read_table
 from workers.qemu import PROGRAM, Disk, QemuImg
-from workers.report import ActionLine, Outcome, Report, write_report
-from workers.workplace import Workplace
+from workers.report import ActionNotes, Report, write_report
+from workers.workplace import Workplace, stage_intermediates
 
 _MAX_PROBED_PARTITIONS = 32
 _EDGE_BYTES = 128 * 1024
@@ -50,7 +50,7 @@ class _Inspection:
         self._qemu = QemuImg(place.tools)
         self._started_at = dt.datetime.now(dt.UTC)
         self._facts: dict[str, Any] = {"path": job.spec.image.path, "declared_format": job.spec.image.format}
-        self._lines: list[ActionLine] = []
+        self._notes = ActionNotes(place.log)
         self._warnings: list[str] = []
         self._kept: dict[str, bytes] = {}
         self._versions: dict[str, str] = {}
@@ -92,34 +92,34 @@ class _Inspection:
             "snapshots": len(info.snapshots),
             "format_specific": info.format_specific,
         }
-        self._note("info", "applied", f"{image.format}, {info.virtual_size} bytes")
+        self._notes.add("info", "applied", f"{image.format}, {info.virtual_size} bytes")
 
     async def check(self, disk: Disk) -> None:
         self._job.report.enter("check", "checking the image's consistency")
         if not self._job.wants("check"):
-            return self._note("check", "skipped", "not among the requested actions")
+            return self._notes.add("check", "skipped", "not among the requested actions")
         if not FORMATS[disk.format].checked:
             self._facts["check"] = {"verdict": "unsupported", "detail": f"{disk.format} has nothing to check"}
-            return self._note("check", "not needed", f"{disk.format} has nothing to check")
+            return self._notes.add("check", "not needed", f"{disk.format} has nothing to check")
         found = await self._qemu.check(disk)
         self._facts["check"] = msgspec.to_builtins(found)
         if found.verdict != "clean":
             self._warnings.append(f"the check says {found.verdict}: {found.detail}")
-        return self._note("check", "applied", found.verdict)
+        return self._notes.add("check", "applied", found.verdict)
 
     async def partitions(self, disk: Disk) -> None:
         """Read the partition table; a v1 document asks for it by the means it needed there."""
         self._job.report.enter("partitions", "reading the partition table")
         attach = "nbd_attach" in self._job.spec.requested_actions
         if not (self._job.wants("partitions") or attach):
-            return self._note("partitions", "skipped", "not among the requested actions")
+            return self._notes.add("partitions", "skipped", "not among the requested actions")
         if attach:
-            self._note("nbd_attach", "not needed", "the image is read without attaching it")
+            self._notes.add("nbd_attach", "not needed", "the image is read without attaching it")
         content = _Content(self._qemu, disk, self._size)
         table = await self._with_filesystems(await read_table(content.read, self._size), content)
         self._facts["partition_table"] = msgspec.to_builtins(table)
         self._warnings += table.warnings
-        return self._note("partitions", "applied", f"{table.scheme}, {len(table.partitions)} partitions")
+        return self._notes.add("partitions", "applied", f"{table.scheme}, {len(table.partitions)} partitions")
 
     async def publish(self) -> OperationResult:
         """Publish the report; the last thing that happens."""
@@ -127,19 +127,20 @@ class _Inspection:
         report = self._place.scratch / "report.json"
         write_report(self._report(), report)
         target = report_path(self._job.output_path, self._job.job_id)
-        kept = self._stage_kept()
+        kept = self._kept if self._job.spec.artifacts.keep_intermediates else {}
+        intermediates = stage_intermediates(self._place, kept, self._job.output_path, self._job.job_id)
         result = OperationResult(
             outputs=Outputs(
                 report=str(target),
                 logs=str(self._place.log.path),
-                intermediates=tuple(str(each.target) for each in kept),
+                intermediates=tuple(str(each.target) for each in intermediates),
             ),
             disk_read_bytes=self._place.tools.read_bytes,
             disk_write_bytes=self._place.tools.written_bytes,
             warnings=tuple(self._warnings),
             summary=self._summary(),
         )
-        await publish([StagedFile(report, target), *kept], self._job.guard)
+        await publish([StagedFile(report, target), *intermediates], self._job.guard)
         return result
 
     async def _with_filesystems(self, table: PartitionTable, content: "_Content") -> PartitionTable:
@@ -152,25 +153,9 @@ class _Inspection:
         return msgspec.structs.replace(table, partitions=tuple(partitions))
 
     def _refuse_tools(self, image: CheckedImage) -> None:
-        self._note("info", "applied", "the header's facts only")
+        self._notes.add("info", "applied", "the header's facts only")
         for action in ("check", "partitions"):
-            self._note(action, "skipped", f"no tool may read it: {image.findings[0].reason}")
-
-    def _note(self, action: str, outcome: Outcome, detail: str) -> None:
-        self._lines.append(ActionLine(action=action, outcome=outcome, detail=detail))
-        self._place.log.line(f"{action}: {outcome} ({detail})")
-
-    def _stage_kept(self) -> list[StagedFile]:
-        if not self._job.spec.artifacts.keep_intermediates:
-            return []
-        staged = []
-        for name, content in self._kept.items():
-            source = self._place.scratch / name
-            source.write_bytes(content)
-            staged.append(
-                StagedFile(source, intermediate_path(self._job.output_path, self._job.job_id, name))
-            )
-        return staged
+            self._notes.add(action, "skipped", f"no tool may read it: {image.findings[0].reason}")
 
     def _report(self) -> Report:
         return Report(
@@ -180,7 +165,7 @@ class _Inspection:
             started_at=self._started_at,
             ended_at=dt.datetime.now(dt.UTC),
             spec=self._job.spec,
-            actions=tuple(self._lines),
+            actions=tuple(self._notes.lines),
             image=self._facts,
             warnings=tuple(self._warnings),
             tools=self._versions,

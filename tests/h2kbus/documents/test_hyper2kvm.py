@@ -19,7 +19,7 @@ def manifest() -> Manifest:
                 "id": "boot",
                 "source_format": "vmdk",
                 "bytes": 1024,
-                "local_path": "/work/boot.vmdk",
+                "local_path": "/srv/boot.vmdk",
                 "checksum": "sha256:" + "b" * 64,
             },
             {"id": "data", "format": "QCOW2", "path": "data.qcow2"},
@@ -34,7 +34,7 @@ def test_each_disk_of_a_manifest_is_a_conversion(read: Read, manifest: Manifest,
         f"{tmp_path}/manifest.json:disks[1]",
     )
     image = boot.spec.image
-    assert (boot.spec.operation, image.path, image.format) == ("convert", "/work/boot.vmdk", "vmdk")
+    assert (boot.spec.operation, image.path, image.format) == ("convert", "/srv/boot.vmdk", "vmdk")
     assert (image.size_bytes, image.checksum) == (1024, "sha256:" + "b" * 64)
     assert (data.spec.image.path, data.spec.image.format) == (str(tmp_path / "data.qcow2"), "qcow2")
     assert (data.spec.audit.tags, data.spec.artifacts.output_path) == ({"disk": "data"}, "/default/out")
