@@ -125,6 +125,23 @@ async def test_running_job_stops_when_cancelled(bus: Bus, running: Fleet) -> Non
     assert record.cancel_requested
 
 
+async def test_attempt_ends_when_its_time_is_up(
+    bus: Bus, running: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shortest time that a job may ask for is a minute: here the clock is turned forward."""
+    job_id = await bus.submit(rehearsal(seconds=50))
+    async for event in bus.watch(job_id):
+        if event.state is State.PROGRESSING:
+            break
+    monkeypatch.setattr("workers.lease.HeldLease.overdue", True)
+    record = await bus.result(job_id)
+    assert record.state is State.FAILED
+    assert record.result is not None
+    assert record.result.error is not None
+    assert record.result.error.code is ErrorCode.TIMEOUT
+    assert "longer than 7200 s" in record.result.error.message
+
+
 async def test_queued_job_is_cancelled_without_a_worker(bus: Bus, fleet: Fleet) -> None:
     await fleet.scheduler()
     job_id = await bus.submit(rehearsal())
