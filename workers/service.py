@@ -140,7 +140,10 @@ class Worker:
         """Say at once that the job runs. Unconfirmed: the next event would make up for a lost one."""
         event = milestone(lease.entry.record, lease.entry.revision)
         subject = self._topology.grammar.progress(lease.job_id)
-        await self._connection.publish_unconfirmed(subject, encode(event))
+        try:
+            await self._connection.publish_unconfirmed(subject, encode(event))
+        except BusError as error:
+            log.warning("job %s: its start was not told: %s", lease.job_id, error)
 
     async def _finish(self, grace: float) -> None:
         """Let running jobs end; after the grace they are stopped and handed back."""

@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 
 def workers(context: typer.Context) -> None:
-    """List the workers that are alive, and what each can do."""
+    """List the workers that are alive."""
     found = run_async(_workers, context.obj)
     if context.obj.json:
         for worker in found:
@@ -37,7 +37,10 @@ async def _workers(invocation: Invocation) -> list[WorkerCapabilities]:
 
 
 def lanes(context: typer.Context) -> None:
-    """List the lanes: each combination of pool, capabilities and priority that has been used."""
+    """List the lanes that have been used.
+
+    A lane is a combination of pool, capabilities and priority.
+    """
     found = run_async(_lanes, context.obj)
     if context.obj.json:
         for lane in found:
@@ -53,7 +56,10 @@ async def _lanes(invocation: Invocation) -> list[LaneAnnouncement]:
 
 
 def capabilities(context: typer.Context) -> None:
-    """Probe what this machine can do, with the evidence for each capability. Needs no bus."""
+    """Probe what this machine can do.
+
+    Shows the evidence for each capability. Needs no bus.
+    """
     found = run_async(_profile)
     if context.obj.json:
         print_json(found)

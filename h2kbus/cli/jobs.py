@@ -26,7 +26,10 @@ def register(app: typer.Typer) -> None:
 
 
 def status(context: typer.Context, job_id: JobId) -> None:
-    """Show a job's record: its state, attempts, audit trail and result."""
+    """Show a job's record.
+
+    Its state, attempts, audit trail and result; with --json as it stands on the wire.
+    """
     record = run_async(_status, context.obj, job_id)
     if context.obj.json:
         print_json(record)
@@ -40,9 +43,10 @@ async def _status(invocation: Invocation, job_id: str) -> JobRecord:
 
 
 def watch(context: typer.Context, job_id: JobId) -> None:
-    """Replay what happened to a job, then follow it to its end.
+    """Replay a job's events and follow it.
 
-    The exit code is 0 when it COMPLETED and 1 when it ended in another way. Ctrl-C leaves the job alone.
+    Ends with the job. The exit code is 0 when it COMPLETED and 1 when it ended in another way. Ctrl-C
+    leaves the job alone.
     """
     raise typer.Exit(ending(run_async(_watch, context.obj, job_id)))
 
@@ -118,7 +122,10 @@ async def _cancel(invocation: Invocation, job_id: str, reason: str, wait: bool) 
 
 
 def retry(context: typer.Context, job_id: JobId) -> None:
-    """Run a finished job again, as a new job that names it as its parent. Prints the new id."""
+    """Run a finished job again.
+
+    As a new job, which names the old one as its parent; prints the new id.
+    """
     new_id, entry = run_async(_retry, context.obj, job_id)
     if context.obj.json:
         print_json(entry or {"job_id": new_id, "parent": job_id})

@@ -19,9 +19,10 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(context: typer.Context) -> None:
-    """Say what is missing on this machine and at this server, and the command that mends it.
+    """Say what is missing, and what mends it.
 
-    The exit code is 1 when something is missing that the built-in operations need.
+    Looks at this machine and at the server. The exit code is 1 when something is missing that the
+    built-in operations need.
     """
     from h2kbus.cli.doctor import examine
 
@@ -41,7 +42,10 @@ def schema(
     output: Annotated[Path | None, typer.Option(help="Write the files into this directory.")] = None,
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print one of them.")] = None,
 ) -> None:
-    """The wire contract: JSON Schemas of every message and an AsyncAPI 3 document."""
+    """Show the schemas of the wire contract.
+
+    JSON Schemas of every message, and an AsyncAPI 3 document.
+    """
     from subjects.schema import documents
 
     files = documents()
@@ -63,7 +67,7 @@ def demo(
         Path | None, typer.Option("--dir", help="Where the disks go [a new temporary directory].")
     ] = None,
 ) -> None:
-    """Convert a real disk over a real bus on this machine: the whole road of one job."""
+    """Convert a real disk over a real bus."""
     from h2kbus.cli.demo import show
 
     raise typer.Exit(run_async(show, directory))
@@ -73,7 +77,10 @@ def bench(
     context: typer.Context,
     only: Annotated[str | None, typer.Option(help="One part: pipeline, latency, convert or memory.")] = None,
 ) -> None:
-    """Measure the bus beside what it is compared with, in one run, and print the ratios."""
+    """Measure the bus, and print the ratios.
+
+    Beside what it is compared with, in one run.
+    """
     from h2kbus.cli.bench import PARTS, measure, report
 
     if only is not None and only not in PARTS:

@@ -74,9 +74,10 @@ def up(
     operations: Plugins = [],  # noqa: B006 - typer copies it
     verbose: Verbose = False,
 ) -> None:
-    """Run a whole bus on this machine: server, scheduler and workers, until Ctrl-C.
+    """Run a whole bus on this machine.
 
-    Then the workers drain: they take no more jobs and finish those that run. A second Ctrl-C ends it.
+    Server, scheduler and workers, until Ctrl-C. Then the workers drain: they take no more jobs and
+    finish those that run. A second Ctrl-C ends it.
     """
     set_up_logging(verbose)
     options = WorkerOptions(slots=slots, grace=grace)
@@ -97,7 +98,10 @@ def worker(
     operations: Plugins = [],  # noqa: B006 - typer copies it
     verbose: Verbose = False,
 ) -> None:
-    """Run one worker: pull jobs that this machine can do, do them, report. SIGTERM or Ctrl-C drains it."""
+    """Run one worker.
+
+    It pulls the jobs that this machine can do. SIGTERM or Ctrl-C drains it; a second one ends it.
+    """
     set_up_logging(verbose)
     options = WorkerOptions(pool=pool, slots=slots, grace=grace, switches=read_switches(capability))
     settings = context.obj.settings("h2kbus-worker")
@@ -110,7 +114,10 @@ def scheduler(
     replicas: Annotated[int, typer.Option(min=1, max=5, help="Copies of each stream, on a cluster.")] = 1,
     verbose: Verbose = False,
 ) -> None:
-    """Run one scheduler: read commands, publish jobs to their lanes. Any number may run side by side."""
+    """Run one scheduler.
+
+    It reads commands and publishes jobs to their lanes. Any number may run side by side.
+    """
     set_up_logging(verbose)
     settings = context.obj.settings("h2kbus-scheduler")
     run_async(_scheduler, settings, load_catalog(operations), replicas)

@@ -59,7 +59,7 @@ def register(app: typer.Typer) -> None:
 def submit(
     context: typer.Context,
     files: Annotated[
-        list[str] | None, typer.Argument(metavar="[FILE]…", help="JSON, YAML or JSON lines; - is stdin.")
+        list[str] | None, typer.Argument(metavar="FILE", help="JSON, YAML or JSON lines; - is stdin.")
     ] = None,
     operation: Operation = None,
     image: Image = None,
@@ -72,10 +72,12 @@ def submit(
     tags: Tags = [],  # noqa: B006 - typer copies it
     wait: Annotated[bool, typer.Option("--wait", help="Follow the jobs to their end.")] = False,
 ) -> None:
-    """Submit jobs, from files or from options, and print their ids.
+    r"""Submit jobs and print their ids.
 
-    Waits up to five seconds for the scheduler's verdict, so that an invalid job is known at once.
+    They come from files or from options. Waits up to five seconds for the scheduler's verdict, so that
+    an invalid job is known at once.
 
+    \b
       h2kbus submit --operation convert --image disk.vmdk --output-dir out --wait
       h2kbus submit job.json more.yaml
       generate-jobs | h2kbus submit -
@@ -100,8 +102,11 @@ def run(
     checksum: Checksum = None,
     operations: Plugins = [],  # noqa: B006 - typer copies it
 ) -> None:
-    """Run one job on this machine, on a bus that lives only as long. Needs no server.
+    r"""Run one job here, without a server.
 
+    The bus lives only as long as the job.
+
+    \b
       h2kbus run --operation inspect --image disk.vmdk --output-dir out
 
     Ctrl-C cancels the job.
