@@ -123,8 +123,12 @@ async def test_pull_of_a_consumer_that_is_deleted_fails_at_once(
     puller: Puller, provisioned: Connection, topology: Topology
 ) -> None:
     pull = await puller.send(expires=LONG)
-    await provisioned.flush()
-    await provisioned.api(f"CONSUMER.DELETE.{topology.commands_stream}.{topology.scheduler_consumer}")
+    consumer = f"{topology.commands_stream}.{topology.scheduler_consumer}"
+    with anyio.fail_after(5):
+        # The server answers for a pull that it has queued; it takes a moment to queue one.
+        while (await provisioned.api(f"CONSUMER.INFO.{consumer}"))["num_waiting"] == 0:
+            await anyio.sleep(0.01)
+    await provisioned.api(f"CONSUMER.DELETE.{consumer}")
     assert (await finished(pull)).failed
 
 
