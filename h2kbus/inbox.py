@@ -88,7 +88,7 @@ class Inbox:
         try:
             await self._nats.publish(subject, payload, f"{self._prefix}.{token}", headers)
         except BaseException:
-            del self._waiting[token]
+            self._waiting.pop(token, None)
             raise
         return answer
 

@@ -92,8 +92,10 @@ class LanePuller:
     async def _collect(self, free: int) -> list[Delivery]:
         """Take what fits. Nothing is taken before the last await, so that a cancellation loses nothing."""
         while len(self._arrived) > free:
-            await self._arrived[-1].nak()
-            self._arrived.pop()
+            # Another one may arrive during the await, so the last is not the last any more after it.
+            surplus = self._arrived[-1]
+            await surplus.nak()
+            self._arrived.remove(surplus)
         kept = list(self._arrived)
         self._arrived.clear()
         return kept

@@ -96,7 +96,8 @@ def test_second_signal_ends_up_at_once_and_the_job_is_not_lost(alone: Program) -
         wait_for(mark)
         started = children(process)
         process.send_signal(signal.SIGINT)
-        time.sleep(0.5)
+        assert process.stderr is not None
+        assert any("draining" in line for line in process.stderr)
         process.send_signal(signal.SIGINT)
         process.wait(10)
         assert gone(started)

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +135,9 @@ def test_ctrl_c_while_waiting_leaves_the_job_alone(local: Program, tmp_path: Pat
     with local.started("submit", "--wait", job_file(tmp_path, job_id="left", seconds=3)) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "left\n"
-        time.sleep(0.5)
+        assert process.stderr is not None
+        assert any("RUNNING" in line for line in process.stderr)
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 130
-        assert process.stderr is not None
         assert "Traceback" not in process.stderr.read()
     assert local("watch", "left").returncode == 0

@@ -17,7 +17,7 @@ import psutil
 
 from h2kbus.client import Bus, connect
 from h2kbus.embedded import embedded_server
-from h2kbus.errors import EmbeddedServerError
+from h2kbus.errors import BusError, EmbeddedServerError
 from h2kbus.settings import ConnectionSettings
 from subjects.spec import ArtifactPolicy, Audit, ImageSpec, JobSpec
 
@@ -74,7 +74,7 @@ async def _ready(bus: Bus, place: Path) -> None:
     """Wait until both have been seen at work: one job goes all the way."""
     with anyio.move_on_after(START_SECONDS):
         while True:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(BusError):
                 if await bus.workers():
                     break
             await anyio.sleep(0.05)
