@@ -4,6 +4,7 @@ Idempotent: running it twice, or in two processes at once, changes nothing the s
 shrinks anything and never deletes; what it may not change it reports as ContractConflict.
 """
 
+import datetime as dt
 from typing import Any, Final
 
 import msgspec
@@ -15,6 +16,9 @@ from subjects.topology import Consumer, Stream, Topology
 _FIXED: Final = ("retention", "storage", "discard", "discard_new_per_subject", "allow_msg_ttl")
 _GROWS: Final = ("max_age", "max_msgs_per_subject", "num_replicas")
 _CONSUMER_EXISTS: Final = 10148
+_STREAM_EXISTS: Final = 10058
+
+_FIRST_DAY: Final = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 
 async def provision(connection: Connection, topology: Topology) -> list[str]:
@@ -23,17 +27,32 @@ async def provision(connection: Connection, topology: Topology) -> list[str]:
     Raises ContractConflict where a stream exists with another shape, PermissionDenied without the
     right to create streams.
     """
-    changed = [stream.name for stream in topology.streams() if await _apply(connection, stream)]
+    changed = []
+    for stream in topology.streams():
+        first = first_revision() if stream.name in topology.fencing_streams else 0
+        if await _apply(connection, stream, first):
+            changed.append(stream.name)
     await ensure_consumer(connection, topology.commands_stream, topology.commands_consumer())
     return changed
 
 
-async def _apply(connection: Connection, stream: Stream) -> bool:
+def first_revision() -> int:
+    """Where a new bucket begins to count: in milliseconds since the first day of 2026.
+
+    One that was deleted and made anew would start again at 1, and a token from before would beat every
+    later one. As long as a bucket takes fewer than a thousand writes a second on average over its life,
+    the next one begins above it. Progress events keep their order for the same reason.
+    """
+    return int((dt.datetime.now(dt.UTC) - _FIRST_DAY).total_seconds() * 1000)
+
+
+async def _apply(connection: Connection, stream: Stream, first: int) -> bool:
     try:
         info = await connection.api(f"STREAM.INFO.{stream.name}")
     except KeyError:
-        await connection.api(f"STREAM.CREATE.{stream.name}", stream.settings())
-        return True
+        if await _create(connection, stream, first):
+            return True
+        info = await connection.api(f"STREAM.INFO.{stream.name}")
     wanted = stream.settings()
     existing: dict[str, Any] = info["config"]
     _check(stream.name, existing, wanted)
@@ -43,7 +62,21 @@ async def _apply(connection: Connection, stream: Stream) -> bool:
     return True
 
 
+async def _create(connection: Connection, stream: Stream, first: int) -> bool:
+    """Make the stream; false when somebody else was faster."""
+    start = {"first_seq": first} if first else {}
+    try:
+        await connection.api(f"STREAM.CREATE.{stream.name}", {**stream.settings(), **start})
+    except BusError as error:
+        if error.details.get("err_code") != _STREAM_EXISTS:
+            raise
+        return False
+    return True
+
+
 def _check(name: str, existing: dict[str, Any], wanted: dict[str, Any]) -> None:
+    if existing.get("sealed"):
+        raise ContractConflict(f"stream {name} is sealed, for ever; only deleting it lets it be made anew")
     for field in _FIXED:
         if (existing.get(field) or False) != (wanted.get(field) or False):
             raise ContractConflict(
@@ -63,7 +96,10 @@ def _same(have: Any, want: Any) -> bool:
 
 
 async def ensure_consumer(connection: Connection, stream: str, consumer: Consumer) -> None:
-    """Create a consumer unless it exists. An existing one is left as it is, jobs in flight included."""
+    """Create a consumer unless it exists. An existing one keeps what it knows of messages in flight.
+
+    Only its `ack_wait` is brought up to date, since a fleet may be told to use other leases.
+    """
     body = {
         "stream_name": stream,
         "action": "create",
@@ -75,3 +111,4 @@ async def ensure_consumer(connection: Connection, stream: str, consumer: Consume
     except BusError as error:
         if error.details.get("err_code") != _CONSUMER_EXISTS:
             raise
+        await connection.api(name, {**body, "action": "update"})

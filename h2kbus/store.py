@@ -1,5 +1,6 @@
 """The jobs bucket: one record per job, written only by compare-and-set."""
 
+import datetime as dt
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
@@ -9,7 +10,7 @@ from h2kbus.answers import Stored
 from h2kbus.connection import Connection
 from h2kbus.errors import JobNotFound
 from subjects.codec import decode, encode
-from subjects.record import JobRecord
+from subjects.record import JobGlimpse, JobRecord
 from subjects.topology import RECORD_TTL_SECONDS, Topology
 
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
@@ -70,6 +71,18 @@ class JobStore:
         ):
             if stored.data:
                 yield _entry(stored)
+
+    async def changes(self, after: int) -> AsyncIterator[tuple[JobGlimpse, int]]:
+        """The jobs that were written after that revision, each once, with its newest revision."""
+        subject = self._topology.record_subject("*")
+        async for stored in self._connection.read(self._stream, subject, after=after):
+            if stored.data:
+                yield decode(JobGlimpse, stored.data), stored.seq
+
+    async def server_time(self) -> dt.datetime:
+        """The time by the server's clock: the only one that points in time are held against."""
+        info = await self._connection.api(f"STREAM.INFO.{self._stream}")
+        return msgspec.convert(info["ts"], dt.datetime)
 
     async def _write(self, record: JobRecord, expected: int) -> Entry:
         headers = {_EXPECTED: str(expected)}

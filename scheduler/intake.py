@@ -10,31 +10,30 @@ from typing import Final
 
 import msgspec
 
-from h2kbus.connection import Connection
 from h2kbus.errors import (
     ErrorCode,
     InvalidMessage,
     InvalidSubject,
     JobNotFound,
     RevisionConflict,
-    SubjectTaken,
 )
 from h2kbus.journal import bury, publish_event
 from h2kbus.pull import Delivery
-from h2kbus.store import Entry, JobStore
+from h2kbus.store import Entry
+from scheduler.dispatch import Dispatch
 from scheduler.lanes import LaneRegistry
-from subjects.codec import convert, decode, encode
+from scheduler.locks import ImageLocks
+from subjects.codec import convert, decode
 from subjects.commands import CancelCommand, RetryCommand, Verb
 from subjects.events import milestone
 from subjects.grammar import CommandSubject
 from subjects.lanes import job_needs, lane_name
-from subjects.lifecycle import cancel_requested, cancelled, created, refused, same_job
+from subjects.lifecycle import created, refused, same_job
 from subjects.operations import OperationCatalog
-from subjects.record import JobRecord, LaneMessage
+from subjects.record import JobRecord
 from subjects.result import JobError
 from subjects.spec import MAX_SPEC_BYTES, JobId, JobSpec
 from subjects.states import State
-from subjects.topology import Topology
 
 UNKNOWN_JOB_TRIES: Final = 10
 """A cancel may overtake its submit; after this many seconds there is no such job."""
@@ -44,19 +43,16 @@ class Intake:
     """Handles commands: decode, validate, compare-and-set, publish, acknowledge."""
 
     def __init__(
-        self,
-        connection: Connection,
-        topology: Topology,
-        lanes: LaneRegistry,
-        catalog: OperationCatalog,
-        name: str,
+        self, dispatch: Dispatch, lanes: LaneRegistry, locks: ImageLocks, catalog: OperationCatalog
     ) -> None:
-        self._connection = connection
-        self._topology = topology
-        self._store = JobStore(connection, topology)
+        self._dispatch = dispatch
+        self._connection = dispatch.connection
+        self._topology = dispatch.topology
+        self._store = dispatch.store
         self._lanes = lanes
+        self._locks = locks
         self._catalog = catalog
-        self._name = name
+        self._name = dispatch.name
         self._handlers: dict[Verb, Callable[[CommandSubject, Delivery], Awaitable[None]]] = {
             Verb.SUBMIT: self._submit,
             Verb.CANCEL: self._cancel,
@@ -95,17 +91,18 @@ class Intake:
         self, command: CommandSubject, spec: JobSpec, delivery: Delivery, parent: str | None = None
     ) -> None:
         try:
-            needs = job_needs(self._catalog.needs_of(self._catalog.declaration_of(spec)), spec)
+            lane = lane_name(job_needs(self._catalog.needs_of(self._catalog.declaration_of(spec)), spec))
+            await self._lanes.ensure(spec.pool, lane, spec.execution_policy.priority)
             record = created(
                 spec,
                 job_id=command.job_id,
                 submitter=command.submitter,
-                lane=lane_name(needs),
+                lane=lane,
                 now=dt.datetime.now(dt.UTC),
                 by=self._name,
                 parent=parent,
+                waits=await self._hindrance(command.job_id, spec),
             )
-            await self._lanes.ensure(record.pool, record.lane, record.priority)
         except InvalidMessage as error:
             await self._refuse(command, spec, error, delivery)
             return
@@ -118,7 +115,21 @@ class Intake:
         if entry.record.spec is None or not same_job(entry.record, spec):
             await self._bury_copy(delivery, "duplicate-id", f"another job has the id {command.job_id}")
         elif entry.record.state is State.QUEUED:
-            await self._enqueue(entry)
+            await self._dispatch.deliver(entry)
+        elif entry.record.state is State.VALIDATED:
+            await self._dispatch.tell(entry)
+
+    async def _hindrance(self, job_id: str, spec: JobSpec) -> str | None:
+        """Why the job may not go to its lane yet, in words; the duties admit it when it may.
+
+        What has to do with points in time is left to them: they know the server's clock.
+        """
+        policy = spec.execution_policy
+        if policy.not_before is not None:
+            return f"does not start before {policy.not_before.isoformat()}"
+        if policy.deadline is not None:
+            return "its deadline is held against the server's clock"
+        return await self._locks.take(job_id, spec)
 
     async def _create(self, record: JobRecord) -> Entry:
         """Create the record, or read the one that is there already."""
@@ -126,21 +137,6 @@ class Intake:
             return await self._store.create(record)
         except RevisionConflict:
             return await self._store.get(record.job_id)
-
-    async def _enqueue(self, entry: Entry) -> None:
-        """Tell of the job, then put it in its lane; a lane that has it already is as good.
-
-        The event needs no answer of its own: it goes the same way just before the lane's message, and
-        unless that one arrives both are sent again.
-        """
-        record = entry.record
-        event = encode(milestone(record, entry.revision))
-        await self._connection.publish_unconfirmed(self._topology.grammar.progress(record.job_id), event)
-        subject = self._topology.grammar.job(record.pool, record.lane, record.priority, record.job_id)
-        with contextlib.suppress(SubjectTaken):
-            await self._connection.publish(
-                subject, encode(LaneMessage(revision=entry.revision, record=record))
-            )
 
     async def _refuse(
         self, command: CommandSubject, spec: JobSpec | None, error: InvalidMessage, delivery: Delivery
@@ -170,31 +166,15 @@ class Intake:
                 raise JobNotFound(f"no job {command.job_id}")
             await self._bury_copy(delivery, "no-such-job", f"no job {command.job_id}")
             return
+        words = f"cancelled by {command.submitter}" + (f": {reason}" if reason else "")
+        cause = JobError(code=ErrorCode.CANCELLED, message=words)
         while not entry.record.state.terminal:
             try:
-                await self._stop(entry, command.submitter, reason)
+                await self._dispatch.stop(entry, cause)
             except RevisionConflict:
                 entry = await self._store.get(command.job_id)
             else:
                 return
-
-    async def _stop(self, entry: Entry, submitter: str, reason: str) -> None:
-        """End a job that nobody works on; ask the worker of one that runs."""
-        now = dt.datetime.now(dt.UTC)
-        if entry.record.state.leased:
-            await self._store.swap(cancel_requested(entry.record, now=now), entry.revision)
-            hint = self._topology.grammar.control(entry.record.worker_id or "")
-            await self._connection.publish_unconfirmed(hint, entry.record.job_id.encode())
-            return
-        words = f"cancelled by {submitter}" + (f": {reason}" if reason else "")
-        error = JobError(code=ErrorCode.CANCELLED, message=words)
-        ended = await self._store.swap(cancelled(entry.record, error, now=now, by=self._name), entry.revision)
-        await publish_event(self._connection, self._topology, milestone(ended.record, ended.revision))
-        await self._remove_from_lane(entry.record)
-
-    async def _remove_from_lane(self, record: JobRecord) -> None:
-        subject = self._topology.grammar.job(record.pool, record.lane, record.priority, record.job_id)
-        await self._connection.api(f"STREAM.PURGE.{self._topology.jobs_stream}", {"filter": subject})
 
     async def _bury(self, delivery: Delivery, reason: str, message: str) -> None:
         await self._bury_copy(delivery, reason, message)

@@ -46,6 +46,32 @@ class LaneRegistry:
                 await self._require_room(key)
                 await self._make(*key)
 
+    async def mend(self) -> list[str]:
+        """Make anew what is missing of the lanes that this process knows; the names of their consumers."""
+        there = await self._consumers()
+        announced = {
+            (each.pool, each.lane, each.priority)
+            for each in await read_lanes(self._connection, self._topology)
+        }
+        mended = []
+        for key in sorted(self._known):
+            name = self._topology.lane_consumer(*key).durable_name
+            if name not in there or key not in announced:
+                await self._make(*key)
+                mended.append(name)
+        return mended
+
+    async def _consumers(self) -> set[str]:
+        """The names of all consumers of the lanes, which come by the page. Raises KeyError for no stream."""
+        found: set[str] = set()
+        while True:
+            body = {"offset": len(found)}
+            page = await self._connection.api(f"CONSUMER.NAMES.{self._topology.jobs_stream}", body)
+            names = page.get("consumers") or []
+            found.update(names)
+            if not names or len(found) >= page["total"]:
+                return found
+
     async def _require_room(self, key: Lane) -> None:
         announced = await read_lanes(self._connection, self._topology)
         there = {(each.pool, each.lane, each.priority) for each in announced}

@@ -1,4 +1,4 @@
-"""The scheduler process: pulls commands and carries them out, many at a time.
+"""The scheduler process: pulls commands and carries them out, many at a time, and sees to its duties.
 
 Any number of schedulers may run side by side.
 """
@@ -17,8 +17,13 @@ from h2kbus.errors import BusError, H2KBusError
 from h2kbus.provision import provision
 from h2kbus.pull import Delivery, PullInbox, PullRequest
 from h2kbus.slots import Slot, Slots
+from h2kbus.store import JobStore
+from scheduler.dispatch import Dispatch
+from scheduler.duties import Duties
 from scheduler.intake import Intake
 from scheduler.lanes import LaneRegistry
+from scheduler.locks import ImageLocks
+from scheduler.mending import Mending
 from subjects.operations import OperationCatalog
 from subjects.topology import SECOND, Topology
 
@@ -38,8 +43,13 @@ class Scheduler:
     ) -> None:
         self._connection = connection
         self._topology = topology
+        store = JobStore(connection, topology)
+        dispatch = Dispatch(connection, topology, store, name)
+        locks = ImageLocks(connection, topology, store, catalog)
         self._lanes = LaneRegistry(connection, topology)
-        self._intake = Intake(connection, topology, self._lanes, catalog, name)
+        self._intake = Intake(dispatch, self._lanes, locks, catalog)
+        self._duties = Duties(dispatch, locks)
+        self._mending = Mending(connection, topology, self._lanes)
         self._slots = Slots(CONCURRENCY)
         self._crew = Crew(CONCURRENCY, self._handle)
         self._drain = anyio.CancelScope()
@@ -51,6 +61,13 @@ class Scheduler:
         """
         await provision(self._connection, self._topology)
         await self._lanes.load()
+        async with anyio.create_task_group() as background:
+            background.start_soon(self._duties.run)
+            background.start_soon(self._mending.run)
+            await self._serve_commands(task_status)
+            background.cancel_scope.cancel()
+
+    async def _serve_commands(self, task_status: TaskStatus[Callable[[], None]]) -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(self._crew.serve)
             inbox = PullInbox(self._connection, self._topology.commands_stream, self._begin)

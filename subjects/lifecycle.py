@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from subjects.codes import ErrorCode, IllegalTransition
-from subjects.record import JobRecord, Lease, ProgressSummary, Transition
+from subjects.lease import LEASE_SECONDS, Lease
+from subjects.record import JobRecord, ProgressSummary, Transition
 from subjects.result import JobError, JobResult
 from subjects.spec import JobSpec
 from subjects.states import CLAIM_PATHS, State, check_move
@@ -25,8 +26,12 @@ def created(
     now: dt.datetime,
     by: str,
     parent: str | None = None,
+    waits: str | None = None,
 ) -> JobRecord:
-    """The first record of a valid job: CREATED, VALIDATED and QUEUED in one write."""
+    """The first record of a valid job: CREATED, VALIDATED and QUEUED in one write.
+
+    With a reason why it `waits`, it stays VALIDATED.
+    """
     record = JobRecord(
         job_id=job_id,
         spec=spec,
@@ -40,7 +45,13 @@ def created(
         parent=parent,
         transitions=(Transition(None, State.CREATED, now, by, f"submitted by {submitter}"),),
     )
-    return _move(record, (State.VALIDATED, State.QUEUED), now, by)
+    path = (State.VALIDATED,) if waits else (State.VALIDATED, State.QUEUED)
+    return _move(record, path, now, by, pending_reason=waits)
+
+
+def queued(record: JobRecord, *, now: dt.datetime, by: str) -> JobRecord:
+    """What the job waited for has come: it may go to its lane."""
+    return _move(record, (State.QUEUED,), now, by, pending_reason=None)
 
 
 def refused(
@@ -60,24 +71,23 @@ def refused(
 
 
 def claimed(
-    record: JobRecord, *, worker_id: str, revision: int, now: dt.datetime, reason: str | None = None
+    record: JobRecord,
+    *,
+    worker_id: str,
+    revision: int,
+    now: dt.datetime,
+    lease_seconds: float = LEASE_SECONDS,
 ) -> JobRecord:
-    """A worker takes the job at `revision`, which becomes the lease's fencing token.
-
-    Taking it from another worker keeps that one's loss among the errors.
-    """
-    lost = JobError(code=ErrorCode.WORKER_LOST, message=f"{record.worker_id} went silent")
+    """A worker takes the job at `revision`, which becomes the lease's fencing token."""
     return _move(
         record,
         CLAIM_PATHS.get(record.state, (State.ASSIGNED,)),
         now,
         worker_id,
-        reason,
         attempt=record.attempt + 1,
         worker_id=worker_id,
-        lease=Lease(worker_id=worker_id, token=revision),
+        lease=Lease(worker_id=worker_id, token=revision, seconds=lease_seconds),
         progress=None,
-        errors=(*record.errors, lost) if record.state.leased else record.errors,
         next_attempt_at=None,
         pending_reason=None,
     )
@@ -91,6 +101,35 @@ def renewed(record: JobRecord, progress: ProgressSummary | None, *, now: dt.date
     return _move(record, path, now, record.worker_id or "", progress=progress)
 
 
+def publishing(record: JobRecord) -> JobRecord:
+    """The holder is about to give its outputs their names. The mark stays until the job has ended."""
+    return msgspec.structs.replace(record, publishing=True)
+
+
+def taken_back(record: JobRecord, error: JobError, *, now: dt.datetime, by: str) -> JobRecord:
+    """A scheduler takes the job from a holder that went silent or that does not stop.
+
+    It is given out again if another attempt is allowed, and also if outputs may have been published:
+    only a worker can find that out.
+    """
+    cause = stop_cause(record)
+    if record.publishing or (may_run_again(record) and cause is None):
+        return retrying(record, error, now=now, by=by, next_attempt_at=now)
+    return stopped(record, cause, now=now, by=by) if cause else failed(record, error, now=now, by=by)
+
+
+def may_run_again(record: JobRecord) -> bool:
+    """Whether the policy allows another attempt after the record's last one was lost or failed."""
+    policy = record.spec.execution_policy if record.spec else None
+    return policy is not None and policy.idempotent and record.attempt <= policy.retry_count
+
+
+def is_granted(record: JobRecord) -> bool:
+    """Whether the record's attempt may execute. One that may not only settles what the last one left."""
+    policy = record.spec.execution_policy if record.spec else None
+    return policy is not None and record.attempt <= (policy.retry_count + 1 if policy.idempotent else 1)
+
+
 def completed(record: JobRecord, result: JobResult, *, now: dt.datetime) -> JobRecord:
     """The job ends with its work done and proven."""
     if result.status is not State.COMPLETED:
@@ -102,6 +141,7 @@ def completed(record: JobRecord, result: JobResult, *, now: dt.datetime) -> JobR
         result.worker_id or "",
         result=result,
         lease=None,
+        publishing=False,
         pending_reason=None,
     )
 
@@ -150,9 +190,25 @@ def handed_back(record: JobRecord, error: JobError, *, now: dt.datetime, by: str
     )
 
 
-def cancel_requested(record: JobRecord, *, now: dt.datetime) -> JobRecord:
-    """Ask the lease's holder to stop: its next renewal fails and it reads this."""
-    return msgspec.structs.replace(record, cancel_requested=True, updated_at=now)
+def stop_requested(record: JobRecord, code: ErrorCode, *, now: dt.datetime) -> JobRecord:
+    """Ask whoever holds the job to stop: the holder's next renewal fails, and it reads this."""
+    changes = {"deadline_exceeded" if code is ErrorCode.DEADLINE_EXCEEDED else "cancel_requested": True}
+    return msgspec.structs.replace(record, updated_at=now, **changes)
+
+
+def stop_cause(record: JobRecord) -> JobError | None:
+    """Why the job's holder is asked to stop, if it is."""
+    if record.cancel_requested:
+        return JobError(code=ErrorCode.CANCELLED, message="cancelled on request")
+    if record.deadline_exceeded:
+        return JobError(code=ErrorCode.DEADLINE_EXCEEDED, message="the job's deadline has passed")
+    return None
+
+
+def stopped(record: JobRecord, cause: JobError, *, now: dt.datetime, by: str) -> JobRecord:
+    """The job ends because of `stop_cause`: CANCELLED on request, FAILED at its deadline."""
+    end = cancelled if cause.code is ErrorCode.CANCELLED else failed
+    return end(record, cause, now=now, by=by)
 
 
 def pending(record: JobRecord, reason: str | None, *, now: dt.datetime) -> JobRecord:
@@ -188,6 +244,7 @@ def _ended(
         errors=(*record.errors, error),
         result=result,
         lease=None,
+        publishing=False,
         next_attempt_at=None,
         pending_reason=None,
     )

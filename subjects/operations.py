@@ -6,8 +6,10 @@ A third party registers an `OperationDeclaration` of its own in the entry-point 
 """
 
 import hashlib
+import posixpath
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -30,12 +32,21 @@ class Phase(msgspec.Struct, frozen=True):
     weight: Annotated[float, Meta(gt=0)]
 
 
+Writes = Callable[[JobSpec, Any], tuple[str, ...]]
+"""From a job and its operation's parameters to the absolute paths that it will write."""
+
+
+def _nothing(_: JobSpec, __: Any) -> tuple[str, ...]:
+    return ()
+
+
 class OperationDeclaration(msgspec.Struct, frozen=True, kw_only=True):
     """Everything about an operation but its code.
 
     `parameters` is a frozen struct that forbids unknown fields. `actions` are what `requested_actions`
     may name, in the order they run; `required_actions` cannot be left out when some are named.
-    `runner` is `package.module:Class`, imported by workers only.
+    `runner` is `package.module:Class`, imported by workers only. `writes` names the files that a job is
+    going to make under names that other jobs may want too: no two jobs that write one run at once.
     """
 
     name: str
@@ -46,6 +57,7 @@ class OperationDeclaration(msgspec.Struct, frozen=True, kw_only=True):
     needs: frozenset[str] = frozenset()
     actions: tuple[str, ...] = ()
     required_actions: frozenset[str] = frozenset()
+    writes: Writes = _nothing
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -78,6 +90,17 @@ class ConvertParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     output_name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+ -]{0,250}$(?!\n)")] | None = None
 
 
+def converted_path(spec: JobSpec, parameters: ConvertParameters) -> str:
+    """Where a conversion's result goes: the name asked for, or the image's with the format's as suffix."""
+    stem = PurePosixPath(spec.image.path).stem
+    name = parameters.output_name or f"{stem}.{parameters.output_format}"
+    return posixpath.join(spec.artifacts.output_path, name)
+
+
+def _converted(spec: JobSpec, parameters: ConvertParameters) -> tuple[str, ...]:
+    return (converted_path(spec, parameters),) if spec.artifacts.store_fixed_image else ()
+
+
 INSPECT = OperationDeclaration(
     name="inspect",
     summary="Report an image's format, sizes, consistency, backing chain and partition table.",
@@ -103,6 +126,7 @@ CONVERT = OperationDeclaration(
     needs=frozenset({"qemu-img"}),
     actions=("convert", "check", "compare"),
     required_actions=frozenset({"convert"}),
+    writes=_converted,
 )
 
 

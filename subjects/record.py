@@ -5,20 +5,10 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from subjects.lease import LEASE_SECONDS, MIN_LEASE_SECONDS, Lease
 from subjects.result import JobError, JobResult
 from subjects.spec import DEFAULT_POOL, JobId, JobSpec, PoolName, Priority, Timestamp, keep_utc
 from subjects.states import State
-
-
-class Lease(msgspec.Struct, frozen=True, kw_only=True):
-    """Who may work on the job now.
-
-    `token` is the revision of the record that the claim replaced. A compare-and-set on one revision
-    succeeds once, so tokens are unique and grow with every claim: they fence out stale workers.
-    """
-
-    worker_id: str
-    token: Annotated[int, Meta(ge=0)]
 
 
 class Transition(msgspec.Struct, frozen=True):
@@ -44,6 +34,8 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     `spec` is None only for a job that was refused because its message could not be read as one.
     `errors` keeps the failure of every attempt; `result` exists exactly in the terminal states.
+    `publishing` says that an attempt may have begun to give its outputs their names: should it be lost,
+    the next worker first finds out how far it came. `deadline_exceeded` asks the holder to stop.
     """
 
     job_id: JobId
@@ -65,20 +57,55 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     next_attempt_at: Timestamp | None = None
     pending_reason: str | None = None
     cancel_requested: bool = False
+    deadline_exceeded: bool = False
+    publishing: bool = False
     parent: JobId | None = None
 
     def __post_init__(self) -> None:
         keep_utc(self, "created_at", "updated_at", "next_attempt_at")
 
 
+class PolicyGlimpse(msgspec.Struct, frozen=True):
+    """The part of a job's policy that has to do with time."""
+
+    timeout_seconds: int = 7200
+    deadline: Timestamp | None = None
+    not_before: Timestamp | None = None
+
+
+class SpecGlimpse(msgspec.Struct, frozen=True):
+    """The part of a job's specification that has to do with time."""
+
+    execution_policy: PolicyGlimpse = PolicyGlimpse()
+
+
+class JobGlimpse(msgspec.Struct, frozen=True):
+    """What a scheduler keeps in mind of every job: a part of its record, cheap to read and to hold."""
+
+    job_id: JobId
+    state: State
+    pool: PoolName = DEFAULT_POOL
+    lane: str = "any"
+    priority: Priority = 5
+    lease: Lease | None = None
+    deadline_exceeded: bool = False
+    spec: SpecGlimpse | None = None
+
+    @property
+    def policy(self) -> PolicyGlimpse:
+        return self.spec.execution_policy if self.spec else PolicyGlimpse()
+
+
 class LaneMessage(msgspec.Struct, frozen=True, kw_only=True):
     """What lies in a lane: the record and its revision, so that the first claim needs no read.
 
-    The record may have changed since; the claim's compare-and-set finds out.
+    The record may have changed since; the claim's compare-and-set finds out. `lease_seconds` is how long
+    a claim of it lasts.
     """
 
     revision: Annotated[int, Meta(ge=1)]
     record: JobRecord
+    lease_seconds: Annotated[float, Meta(ge=MIN_LEASE_SECONDS, le=3600)] = LEASE_SECONDS
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,15 +10,17 @@ from typing import Any, Final
 
 import msgspec
 
-from subjects.commands import CancelCommand, RetryCommand, Verb
+from subjects.channels import STOP_HINT, Channel, address_of, channels
+from subjects.commands import CancelCommand, RetryCommand
 from subjects.events import ProgressEvent
 from subjects.fleet import LaneAnnouncement, WorkerCapabilities
 from subjects.grammar import DEFAULT_ROOT, MAX_LANE, Grammar
+from subjects.locks import ImageLock
 from subjects.operations import BUILT_IN
 from subjects.record import DeadLetter, JobRecord, LaneMessage
 from subjects.result import JobResult
 from subjects.spec import JobSpec
-from subjects.topology import ACK_WAIT_SECONDS, PULL_GROUP, RECORD_TTL_SECONDS, Topology
+from subjects.topology import PULL_GROUP, RECORD_TTL_SECONDS, Topology
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 CONTRACT_VERSION: Final = "1.0.0"
@@ -34,11 +36,11 @@ MESSAGES: Final[tuple[type[msgspec.Struct], ...]] = (
     JobResult,
     WorkerCapabilities,
     LaneAnnouncement,
+    ImageLock,
     *(operation.parameters for operation in BUILT_IN),
 )
 """Every message on the wire, and the parameters of the built-in operations."""
 
-_STOP_HINT: Final = "StopHint"
 _PRINTABLE: Final = r"^[^.*>\s]{1,128}$"
 _ID: Final = r"^[A-Za-z0-9_-]{1,128}$"
 _POOL: Final = r"^[a-z0-9-]{1,32}$"
@@ -56,6 +58,7 @@ _PARAMETERS: Final[dict[str, dict[str, Any]]] = {
         "default": "any",
         "x-pattern": r"^[a-z0-9-]{1,32}(_[a-z0-9-]{1,32})*$",
     },
+    "lock": {"description": "A hash of the pool and the image's path.", "x-pattern": r"^[0-9a-f]{40}$"},
     "pool": {"description": "The pool of workers.", "default": "default", "x-pattern": _POOL},
     "priority": {
         "description": "1 is the most urgent.",
@@ -72,18 +75,6 @@ _PARAMETERS: Final[dict[str, dict[str, Any]]] = {
 """What the braces in an address stand for. AsyncAPI 3 has no pattern of its own for a parameter."""
 
 
-class _Channel(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of subject: what it carries, who sends and who receives it, and what keeps it."""
-
-    name: str
-    address: str
-    message: str
-    summary: str
-    senders: tuple[str, ...]
-    receivers: tuple[str, ...]
-    stream: str | None = None
-
-
 def json_schema(message: type[msgspec.Struct]) -> dict[str, Any]:
     """One message's JSON Schema (2020-12), complete in itself."""
     definitions = _definitions([message], "#/$defs/{name}")
@@ -95,7 +86,7 @@ def json_schema(message: type[msgspec.Struct]) -> dict[str, Any]:
 def asyncapi(root: str = DEFAULT_ROOT) -> dict[str, Any]:
     """All channels, operations and messages under one root as an AsyncAPI 3.0.0 document."""
     topology = Topology(Grammar(root))
-    channels = _channels(topology)
+    told = channels(topology)
     return {
         "asyncapi": "3.0.0",
         "id": f"urn:h2kbus:v1:{root}",
@@ -107,10 +98,10 @@ def asyncapi(root: str = DEFAULT_ROOT) -> dict[str, Any]:
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/json",
-        "channels": {channel.name: _channel(channel) for channel in channels},
-        "operations": _operations(channels),
+        "channels": {channel.name: _channel(channel) for channel in told},
+        "operations": _operations(told),
         "components": {
-            "messages": _messages({channel.message for channel in channels}),
+            "messages": _messages({channel.message for channel in told}),
             "parameters": _PARAMETERS,
             "schemas": _definitions(MESSAGES, "#/components/schemas/{name}"),
         },
@@ -125,102 +116,7 @@ def documents() -> dict[str, str]:
     return {name: msgspec.json.format(_text(every[name]), indent=2) + "\n" for name in sorted(every)}
 
 
-def _channels(topology: Topology) -> tuple[_Channel, ...]:
-    return (*_command_channels(topology), *_job_channels(topology), *_bucket_channels(topology))
-
-
-def _command_channels(topology: Topology) -> Iterable[_Channel]:
-    summaries = {
-        Verb.SUBMIT: ("JobSpec", "A new job. Its id is the one in the subject."),
-        Verb.CANCEL: ("CancelCommand", "Stop a job, wherever it is. An empty payload will do."),
-        Verb.RETRY: ("RetryCommand", "Run a finished job again as a new job."),
-    }
-    for verb, (message, summary) in summaries.items():
-        yield _Channel(
-            name=verb.value,
-            address=topology.grammar.command("{submitter}", verb, "{job_id}"),
-            message=message,
-            summary=summary,
-            senders=("client",),
-            receivers=("scheduler",),
-            stream=topology.commands_stream,
-        )
-
-
-def _job_channels(topology: Topology) -> tuple[_Channel, ...]:
-    grammar = topology.grammar
-    return (
-        _Channel(
-            name="jobs",
-            address=_address(grammar.job("pool", "lane", 1, "id"), "pool", "lane", "priority", "job_id"),
-            message="LaneMessage",
-            summary="Jobs waiting for a worker. Workers pull from one durable consumer for each lane.",
-            senders=("scheduler",),
-            receivers=("worker",),
-            stream=topology.jobs_stream,
-        ),
-        _Channel(
-            name="progress",
-            address=grammar.progress("{job_id}"),
-            message="ProgressEvent",
-            summary="What happens to a job, up to the event that carries its terminal state.",
-            senders=("scheduler", "worker"),
-            receivers=("client",),
-            stream=topology.progress_stream,
-        ),
-        _Channel(
-            name="dead",
-            address=grammar.dead("{reason}", "{job_id}"),
-            message="DeadLetter",
-            summary="Messages that nobody could handle, kept for a person to look at.",
-            senders=("scheduler", "worker"),
-            receivers=("client",),
-            stream=topology.dead_stream,
-        ),
-        _Channel(
-            name="control",
-            address=grammar.control("{worker_id}"),
-            message=_STOP_HINT,
-            summary="A hint that a job's record has changed; not stored, and never the truth.",
-            senders=("scheduler",),
-            receivers=("worker",),
-        ),
-    )
-
-
-def _bucket_channels(topology: Topology) -> tuple[_Channel, ...]:
-    return (
-        _Channel(
-            name="records",
-            address=topology.record_subject("{job_id}"),
-            message="JobRecord",
-            summary="The whole truth about a job, changed by compare-and-set only.",
-            senders=("scheduler", "worker"),
-            receivers=("client", "scheduler", "worker"),
-            stream=topology.bucket_stream(topology.jobs_bucket),
-        ),
-        _Channel(
-            name="workers",
-            address=topology.worker_subject("{worker_id}"),
-            message="WorkerCapabilities",
-            summary="Heartbeats. An entry that is not renewed expires; one with no payload has left.",
-            senders=("worker",),
-            receivers=("client", "scheduler"),
-            stream=topology.bucket_stream(topology.workers_bucket),
-        ),
-        _Channel(
-            name="lanes",
-            address=_address(topology.lane_subject("pool", "lane", 1), "pool", "lane_key", "priority"),
-            message="LaneAnnouncement",
-            summary="Lanes that have a consumer, so that workers know where to pull.",
-            senders=("scheduler",),
-            receivers=("client", "worker"),
-            stream=topology.bucket_stream(topology.lanes_bucket),
-        ),
-    )
-
-
-def _channel(channel: _Channel) -> dict[str, Any]:
+def _channel(channel: Channel) -> dict[str, Any]:
     names = sorted(re.findall(r"\{(\w+)\}", channel.address))
     return {
         "address": channel.address,
@@ -232,7 +128,7 @@ def _channel(channel: _Channel) -> dict[str, Any]:
     }
 
 
-def _operations(channels: Iterable[_Channel]) -> dict[str, Any]:
+def _operations(told: Iterable[Channel]) -> dict[str, Any]:
     """One operation for each party of each channel, named after both."""
     return {
         f"{party}{verb}{channel.name.capitalize()}": {
@@ -242,7 +138,7 @@ def _operations(channels: Iterable[_Channel]) -> dict[str, Any]:
             "tags": [{"name": party}],
             "messages": [_ref("channels", channel.name, "messages", channel.message)],
         }
-        for channel in channels
+        for channel in told
         for action, verb, parties in (
             ("send", "Sends", channel.senders),
             ("receive", "Receives", channel.receivers),
@@ -263,8 +159,8 @@ def _messages(used: set[str]) -> dict[str, Any]:
         for name, summary in summaries.items()
         if name in used
     }
-    described[_STOP_HINT] = {
-        "name": _STOP_HINT,
+    described[STOP_HINT] = {
+        "name": STOP_HINT,
         "contentType": "text/plain",
         "summary": "The id of the job to look at, as plain text.",
         "payload": {"type": "string", "pattern": _ID},
@@ -277,7 +173,9 @@ def _jetstream(topology: Topology) -> dict[str, Any]:
     lane = topology.lane_consumer("pool", "lane", 1)
     template = {
         "durable_name": "{pool}_{lane}_{priority}",
-        "filter_subject": _address(lane.filter_subject, "pool", "lane", "priority", "*").replace("{*}", "*"),
+        "filter_subject": address_of(lane.filter_subject, "pool", "lane", "priority", "*").replace(
+            "{*}", "*"
+        ),
     }
     return {
         "streams": [stream.settings() for stream in topology.streams()],
@@ -285,18 +183,17 @@ def _jetstream(topology: Topology) -> dict[str, Any]:
             {"stream": topology.commands_stream, **msgspec.to_builtins(topology.commands_consumer())},
             {"stream": topology.jobs_stream, **msgspec.to_builtins(lane), **template},
         ],
-        "buckets": [topology.jobs_bucket, topology.lanes_bucket, topology.workers_bucket],
+        "buckets": [
+            topology.jobs_bucket,
+            topology.lanes_bucket,
+            topology.locks_bucket,
+            topology.workers_bucket,
+        ],
         "object_stores": [topology.artifacts_store],
         "pull_group": PULL_GROUP,
-        "ack_wait_seconds": ACK_WAIT_SECONDS,
+        "lease_seconds": topology.lease_seconds,
         "finished_record_ttl_seconds": RECORD_TTL_SECONDS,
     }
-
-
-def _address(subject: str, *parameters: str) -> str:
-    """A sample subject, its last tokens replaced by the parameters that stand there."""
-    fixed = subject.split(".")[: -len(parameters)]
-    return ".".join([*fixed, *(f"{{{name}}}" for name in parameters)])
 
 
 def _definitions(messages: Iterable[type[msgspec.Struct]], ref_template: str) -> dict[str, Any]:

@@ -93,12 +93,23 @@ class CapabilityRequirements(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExecutionPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """How often, how long and how urgently. `timeout_seconds` bounds one attempt."""
+    """How often, how long and how urgently. `timeout_seconds` bounds one attempt.
+
+    Not in v1: a job does not start before `not_before`, and one that has not ended by its `deadline`
+    FAILED. Both are held against the clock of the NATS server.
+    """
 
     retry_count: Annotated[int, Meta(ge=0, le=5)] = 0
     timeout_seconds: Annotated[int, Meta(ge=60, le=86400)] = 7200
     idempotent: bool = True
     priority: Priority = 5
+    deadline: Timestamp | None = None
+    not_before: Timestamp | None = None
+
+    def __post_init__(self) -> None:
+        keep_utc(self, "deadline", "not_before")
+        if self.deadline and self.not_before and self.deadline <= self.not_before:
+            raise ValueError("deadline is not after not_before")
 
 
 class ArtifactPolicy(msgspec.Struct, frozen=True, kw_only=True):

@@ -53,10 +53,6 @@ LEASED = frozenset({State.ASSIGNED, State.RUNNING, State.PROGRESSING})
 CLAIM_PATHS: Mapping[State, tuple[State, ...]] = {
     State.QUEUED: (State.ASSIGNED, State.RUNNING),
     State.RETRYING: (State.QUEUED, State.ASSIGNED, State.RUNNING),
-    # A lost worker's job passes through RETRYING, so that the audit trail shows the loss.
-    State.ASSIGNED: (State.RETRYING, State.QUEUED, State.ASSIGNED, State.RUNNING),
-    State.RUNNING: (State.RETRYING, State.QUEUED, State.ASSIGNED, State.RUNNING),
-    State.PROGRESSING: (State.RETRYING, State.QUEUED, State.ASSIGNED, State.RUNNING),
 }
 """The states that one claim passes through, written in one compare-and-set."""
 

@@ -10,16 +10,10 @@ from typing import Any, Final, Literal
 import msgspec
 
 from subjects.grammar import Grammar
+from subjects.lease import LEASE_SECONDS
 
 SECOND: Final = 1_000_000_000
 DAY: Final = 86_400 * SECOND
-
-ACK_WAIT_SECONDS: Final = 60.0
-"""JetStream hands a job to another worker after this long without a sign of life from the first."""
-RENEW_SECONDS: Final = ACK_WAIT_SECONDS / 3
-"""A worker shows that it lives this often: two signs may be lost before the job is given away."""
-LEASE_SECONDS: Final = ACK_WAIT_SECONDS - 15.0
-"""Without a renewal confirmed for this long a worker stops by itself, well before anyone may take over."""
 
 HEARTBEAT_SECONDS: Final = 10.0
 WORKER_TTL_SECONDS: Final = 35.0
@@ -78,11 +72,15 @@ class Consumer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Topology:
-    """The names and configurations that follow from one root."""
+    """The names and configurations that follow from one root.
 
-    def __init__(self, grammar: Grammar, replicas: int = 1) -> None:
+    `lease_seconds` matters to schedulers only: workers are told by each job's message.
+    """
+
+    def __init__(self, grammar: Grammar, replicas: int = 1, lease_seconds: float = LEASE_SECONDS) -> None:
         self.grammar = grammar
         self.replicas = replicas
+        self.lease_seconds = lease_seconds
         upper, lower = grammar.fleet.upper(), grammar.fleet
         self.commands_stream = f"{upper}_COMMANDS"
         self.jobs_stream = f"{upper}_JOBS"
@@ -91,6 +89,7 @@ class Topology:
         self.jobs_bucket = f"{lower}_jobs"
         self.workers_bucket = f"{lower}_workers"
         self.lanes_bucket = f"{lower}_lanes"
+        self.locks_bucket = f"{lower}_locks"
         self.artifacts_store = f"{lower}_artifacts"
         self.scheduler_consumer = "scheduler"
 
@@ -106,8 +105,14 @@ class Topology:
             self._bucket(self.jobs_bucket, "The state of every job", allow_msg_ttl=True, deny_purge=True),
             self._bucket(self.workers_bucket, "Heartbeats", max_age=int(WORKER_TTL_SECONDS * SECOND)),
             self._bucket(self.lanes_bucket, "Lanes that have a consumer"),
+            self._bucket(self.locks_bucket, "Images that a job is going to write", allow_msg_ttl=True),
             self._artifacts(),
         )
+
+    @property
+    def fencing_streams(self) -> frozenset[str]:
+        """Streams whose sequences are fencing tokens: they must never count the same numbers again."""
+        return frozenset(map(self.bucket_stream, (self.jobs_bucket, self.locks_bucket)))
 
     def commands_consumer(self) -> Consumer:
         return Consumer(
@@ -120,7 +125,8 @@ class Topology:
         return Consumer(
             durable_name=_consumer_name(pool, lane, priority),
             filter_subject=f"{self.grammar.lane(pool, lane, priority)}.*",
-            ack_wait=int(ACK_WAIT_SECONDS * SECOND),
+            # A holder that is declared lost has its job given out again at about the same time.
+            ack_wait=int(self.lease_seconds * SECOND),
             priority_groups=(PULL_GROUP,),
             priority_policy="prioritized",
         )
@@ -130,6 +136,9 @@ class Topology:
 
     def worker_subject(self, worker_id: str) -> str:
         return f"$KV.{self.workers_bucket}.{worker_id}"
+
+    def lock_subject(self, key: str) -> str:
+        return f"$KV.{self.locks_bucket}.{key}"
 
     def lane_subject(self, pool: str, lane: str, priority: int) -> str:
         """Key-value clients refuse `+` in a key: there a lane's tokens are joined with `_` instead."""

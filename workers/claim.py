@@ -3,6 +3,8 @@
 import datetime as dt
 import enum
 import logging
+import time
+from pathlib import Path
 from typing import Final
 
 from h2kbus.connection import Connection
@@ -12,18 +14,21 @@ from h2kbus.pull import Delivery
 from h2kbus.store import Entry, JobStore
 from subjects.codec import decode
 from subjects.events import milestone
-from subjects.lifecycle import cancelled, claimed, failed, pending
+from subjects.lifecycle import claimed, failed, pending, stop_cause, stopped
 from subjects.record import JobRecord, LaneMessage
 from subjects.result import JobError
-from subjects.states import State
-from subjects.topology import ACK_WAIT_SECONDS, Topology
+from subjects.states import CLAIM_PATHS, State
+from subjects.topology import Topology
 from workers.lease import HeldLease
+from workers.publication import clear_away
 from workers.room import shortage
 
 log = logging.getLogger("h2kbus.worker")
 
 PASS_ON_SECONDS: Final = 5.0
 """A job that this host has no room for comes again after this long, to whoever is free then."""
+LOOKS_PER_LEASE: Final = 12
+"""How often a message comes back while its job is in other hands."""
 CLAIM_TRIES: Final = 8
 """Lost races before the message is given back; each one means that somebody else moved the job on."""
 
@@ -32,33 +37,23 @@ class Decision(enum.Enum):
     """What a delivered message means, given its job's record."""
 
     CLAIM = enum.auto()
-    TAKE_OVER = enum.auto()
-    GIVE_UP = enum.auto()
     CANCEL = enum.auto()
     LEAVE = enum.auto()
     DROP = enum.auto()
 
 
-_TAKING: Final = frozenset({Decision.CLAIM, Decision.TAKE_OVER})
+def decide(record: JobRecord) -> Decision:
+    """Read a record's state as a decision.
 
-
-def decide(record: JobRecord, *, redelivered: bool) -> Decision:
-    """Read a record's state as a decision. `redelivered` is JetStream's word that a holder went silent."""
+    A job in other hands is left there, however often its message is delivered: a redelivery does not
+    tell whether its holder lives. Schedulers find that out, and take the job back.
+    """
     if record.state.terminal:
         return Decision.DROP
-    if record.cancel_requested and (redelivered or not record.state.leased):
-        return Decision.CANCEL
-    if not record.state.leased:
-        return Decision.CLAIM
-    if not redelivered:
+    if record.state.leased or record.state not in CLAIM_PATHS:
         return Decision.LEAVE
-    return Decision.TAKE_OVER if may_run_again(record) else Decision.GIVE_UP
-
-
-def may_run_again(record: JobRecord) -> bool:
-    """Whether the policy allows another attempt after one that was lost or failed."""
-    policy = record.spec.execution_policy if record.spec else None
-    return policy is not None and policy.idempotent and record.attempt <= policy.retry_count
+    # Where outputs may have been published, an attempt finds out before the job can be cancelled.
+    return Decision.CANCEL if stop_cause(record) and not record.publishing else Decision.CLAIM
 
 
 class Claims:
@@ -82,31 +77,43 @@ class Claims:
         if delivery.times_delivered > 1:
             entry = await self._store.find(message.record.job_id)
         for _ in range(CLAIM_TRIES):
-            if entry is None:
-                await delivery.ack()
-                return None
             try:
-                return await self._act(entry, delivery)
+                entry = entry or await self._restored(message.record, delivery)
+                return await self._act(entry, delivery, message.lease_seconds)
             except RevisionConflict:
-                entry = await self._store.find(entry.record.job_id)
+                entry = await self._store.find(message.record.job_id)
         await delivery.nak(1.0)
         return None
 
-    async def _act(self, entry: Entry, delivery: Delivery) -> HeldLease | None:
+    async def _restored(self, record: JobRecord, delivery: Delivery) -> Entry:
+        """The record has vanished with its bucket: make it anew from what the lane has kept of it.
+
+        Whether an attempt was begun is not known then, unless this is the first delivery.
+        """
+        log.error("job %s has no record any more; it is restored from its lane's message", record.job_id)
+        entry = await self._store.create(record)
+        begun = delivery.times_delivered > 1 or record.attempt > 0
+        policy = record.spec.execution_policy if record.spec else None
+        if not begun or record.state.terminal or policy is None or policy.idempotent:
+            return entry
+        lost = JobError(code=ErrorCode.WORKER_LOST, message="its record was lost while it may have run")
+        ended = failed(record, lost, now=dt.datetime.now(dt.UTC), by=self._worker_id)
+        return await self._store.swap(ended, entry.revision)
+
+    async def _act(self, entry: Entry, delivery: Delivery, lease_seconds: float) -> HeldLease | None:
         """One try with one reading of the record. Raises RevisionConflict when it is out of date."""
-        decision = decide(entry.record, redelivered=delivery.times_delivered > 1)
+        decision = decide(entry.record)
         if decision is Decision.LEAVE:
-            await delivery.nak(ACK_WAIT_SECONDS)
+            await delivery.nak(lease_seconds / LOOKS_PER_LEASE)
             return None
-        if decision not in _TAKING:
+        if decision is not Decision.CLAIM:
             await self._end(entry, decision, delivery)
             return None
         lack = await shortage(entry.record.spec, self._memory_gb) if entry.record.spec else None
         if lack is not None:
             await self._pass_on(entry, delivery, f"{self._worker_id} cannot take the job: {lack}")
             return None
-        lost = f"{ErrorCode.WORKER_LOST}: {entry.record.worker_id} went silent"
-        return await self._take(entry, delivery, lost if decision is Decision.TAKE_OVER else None)
+        return await self._take(entry, delivery, lease_seconds)
 
     async def _pass_on(self, entry: Entry, delivery: Delivery, reason: str) -> None:
         """Leave the job to a worker with more room, and say in its record why it waits."""
@@ -115,16 +122,17 @@ class Claims:
             await self._store.swap(pending(entry.record, reason, now=now), entry.revision)
         await delivery.nak(PASS_ON_SECONDS)
 
-    async def _take(self, entry: Entry, delivery: Delivery, reason: str | None) -> HeldLease:
+    async def _take(self, entry: Entry, delivery: Delivery, lease_seconds: float) -> HeldLease:
+        since = time.monotonic()
         record = claimed(
             entry.record,
             worker_id=self._worker_id,
             revision=entry.revision,
             now=dt.datetime.now(dt.UTC),
-            reason=reason,
+            lease_seconds=lease_seconds,
         )
         held = await self._swap(record, entry.revision)
-        return HeldLease(self._connection, self._topology, self._store, held, delivery)
+        return HeldLease(self._connection, self._topology, self._store, held, delivery, since=since)
 
     async def _swap(self, record: JobRecord, revision: int) -> Entry:
         """A claim whose answer got lost may have been written: read before giving up."""
@@ -139,20 +147,21 @@ class Claims:
             raise
 
     async def _end(self, entry: Entry, decision: Decision, delivery: Delivery) -> None:
-        """The job is over: see that its record and its last event say so, then remove the message."""
-        now, record = dt.datetime.now(dt.UTC), entry.record
-        if decision is Decision.GIVE_UP:
-            lost = JobError(
-                code=ErrorCode.WORKER_LOST, message=f"{record.worker_id} went silent; no attempt is left"
-            )
-            entry = await self._store.swap(failed(record, lost, now=now, by=self._worker_id), entry.revision)
-        if decision is Decision.CANCEL:
-            error = JobError(code=ErrorCode.CANCELLED, message="cancelled on request")
-            entry = await self._store.swap(
-                cancelled(record, error, now=now, by=self._worker_id), entry.revision
-            )
+        """The job is over: nothing of it may stay behind, here, in its record or in its events."""
+        now, cause = dt.datetime.now(dt.UTC), stop_cause(entry.record)
+        if decision is Decision.CANCEL and cause is not None:
+            ended = stopped(entry.record, cause, now=now, by=self._worker_id)
+            entry = await self._store.swap(ended, entry.revision)
+        await self._clear_away(entry.record)
         await self._tell_end(entry)
         await delivery.ack()
+
+    async def _clear_away(self, record: JobRecord) -> None:
+        """What a killed attempt has left on this host, if it is the one."""
+        if record.attempt > 0 and record.spec is not None:
+            output_path = Path(record.spec.artifacts.output_path)
+            completed = record.state is State.COMPLETED
+            await clear_away(output_path, record.job_id, keep_outputs=completed)
 
     async def _tell_end(self, entry: Entry) -> None:
         """Publish the last event unless it is there: its writer may have died before it could."""

@@ -18,12 +18,11 @@ from h2kbus.errors import CODES, BusError, ErrorCode, RevisionConflict
 from h2kbus.journal import publish_event
 from h2kbus.store import Entry, JobStore
 from subjects.events import milestone
-from subjects.lifecycle import cancelled, completed, failed, handed_back, retrying
+from subjects.lifecycle import cancelled, completed, failed, handed_back, may_run_again, retrying
 from subjects.record import JobRecord
 from subjects.result import JobResult, Outputs
 from subjects.states import State
-from subjects.topology import LEASE_SECONDS, Topology
-from workers.claim import may_run_again
+from subjects.topology import Topology
 from workers.execute import Outcome, bounded
 from workers.lease import HeldLease
 
@@ -47,12 +46,13 @@ class Settlement:
 
         `on_written` is called once the record says it: the next job may start while the rest is told.
         """
-        with anyio.move_on_after(LEASE_SECONDS, shield=True):
+        with anyio.move_on_after(lease.terms.seconds, shield=True):
             await _insist(lease.send_progress)
             await lease.close()
             entry = await self._write(lease, outcome)
             on_written()
             if entry is not None:
+                await self._conclude(lease, entry.record)
                 await self._tell(lease, entry)
             return
         log.error("job %s: the bus did not take its outcome; it will be redelivered", lease.job_id)
@@ -73,9 +73,32 @@ class Settlement:
                 log.warning("job %s: its outcome is not written yet: %s", lease.job_id, error)
                 await anyio.sleep(PAUSE_SECONDS)
             found = await self._found(lease.job_id)
-            if found is None or found.record.lease != entry.record.lease:
-                return found if found is not None and found.record.result == following.result else None
-            entry = found
+            if found is not None and found.record.lease == entry.record.lease:
+                entry = found
+            elif (
+                found is not None and following.result is not None and found.record.result == following.result
+            ):
+                # It had been written; only the answer was lost.
+                return found
+            else:
+                await self._disown(lease, found)
+                return None
+
+    async def _conclude(self, lease: HeldLease, record: JobRecord) -> None:
+        """What was published stands exactly if the job has COMPLETED by it."""
+        if lease.publication is None:
+            return
+        if record.state is State.COMPLETED:
+            await lease.publication.keep()
+        else:
+            await lease.publication.withdraw()
+
+    async def _disown(self, lease: HeldLease, found: Entry | None) -> None:
+        """The job was taken from us. While nobody has it, the next attempt may adopt what was published."""
+        log.warning("job %s was taken back before its outcome was written", lease.job_id)
+        waits = found is not None and not found.record.state.terminal and not found.record.state.leased
+        if lease.publication is not None and not waits:
+            await lease.publication.withdraw()
 
     async def _found(self, job_id: str) -> Entry | None:
         while True:

@@ -1,6 +1,6 @@
 """The narrow view of a job that an operation gets: what to do, where to work, how to report."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,6 +9,7 @@ import msgspec
 
 from subjects.result import Outputs
 from subjects.spec import JobSpec
+from workers.outputs import StagedFile
 from workers.workplace import Workplace
 
 
@@ -29,33 +30,6 @@ class Report(Protocol):
         """Say how much of the current phase is done, 0.0 to 1.0."""
 
 
-class JobContext(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt of one job.
-
-    `workplace` opens the attempt's scratch directory, log and tools; an operation that touches no files
-    leaves it alone. `guard` returns while the lease is held and raises AttemptStopped once it is not:
-    await it right before making anything visible; `workers.outputs.publish` does.
-    """
-
-    job_id: str
-    attempt: int
-    token: int
-    spec: JobSpec
-    parameters: Any
-    actions: tuple[str, ...]
-    report: Report
-    workplace: Callable[[], AbstractAsyncContextManager[Workplace]]
-    guard: Callable[[], Awaitable[None]]
-
-    @property
-    def output_path(self) -> Path:
-        return Path(self.spec.artifacts.output_path)
-
-    def wants(self, action: str) -> bool:
-        """Whether the job asks for this action: all of them, unless it names some."""
-        return action in self.actions
-
-
 class OperationResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a successful operation leaves. `summary` is the report's essence, small enough for a record."""
 
@@ -66,12 +40,40 @@ class OperationResult(msgspec.Struct, frozen=True, kw_only=True):
     summary: dict[str, Any] = {}
 
 
+class JobContext(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt of one job.
+
+    `workplace` opens the attempt's scratch directory, log and tools; an operation that touches no files
+    leaves it alone. `publish` gives finished files of the scratch directory their final names, with the
+    result that they belong to; it is the only way for an operation to make anything visible.
+    """
+
+    job_id: str
+    attempt: int
+    token: int
+    spec: JobSpec
+    parameters: Any
+    actions: tuple[str, ...]
+    report: Report
+    workplace: Callable[[], AbstractAsyncContextManager[Workplace]]
+    publish: Callable[[Sequence[StagedFile], OperationResult], Awaitable[OperationResult]]
+
+    @property
+    def output_path(self) -> Path:
+        return Path(self.spec.artifacts.output_path)
+
+    def wants(self, action: str) -> bool:
+        """Whether the job asks for this action: all of them, unless it names some."""
+        return action in self.actions
+
+
 class Operation(Protocol):
     """One class per operation. An instance serves one attempt.
 
     `run` returns only when the work is done and proven; it raises OperationFailed with a code
     otherwise. It may be cancelled at any await and must leave nothing outside its workplace then.
-    Publishing is its last await: what is visible belongs to a result that is returned.
+    `return await job.publish(files, result)` is its last step, inside its workplace: what is visible
+    belongs to the result that is returned.
     """
 
     async def run(self, job: JobContext) -> OperationResult: ...

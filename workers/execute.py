@@ -4,21 +4,26 @@ import contextlib
 import logging
 import time
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import anyio
 import msgspec
 
-from h2kbus.errors import AttemptStopped, ErrorCode, H2KBusError, InvalidMessage
+from h2kbus.errors import AttemptStopped, ErrorCode, H2KBusError, InvalidMessage, OperationFailed
+from subjects.lifecycle import is_granted, stop_cause
 from subjects.operations import OperationCatalog, OperationDeclaration, parameters_of, selected_actions
 from subjects.record import JobRecord
 from subjects.result import JobError, Metrics
 from subjects.spec import MAX_PARAMETER_DEPTH, JobSpec, is_deeper
+from subjects.states import State
 from workers.context import JobContext, OperationResult
 from workers.lease import HeldLease
 from workers.operations import load_runner
+from workers.outputs import StagedFile
 from workers.progress import ProgressReport
+from workers.publication import publish, recover
 from workers.workplace import Workplace, open_workplace
 
 log = logging.getLogger("h2kbus.worker")
@@ -62,6 +67,10 @@ async def execute(lease: HeldLease, catalog: OperationCatalog) -> Outcome:
 
 
 async def _run(lease: HeldLease, record: JobRecord, catalog: OperationCatalog) -> OperationResult:
+    if has_history(record):
+        await _settle_earlier_attempts(lease, record)
+    if lease.publication is not None:
+        return lease.publication.result
     declaration = catalog.declaration_of(_spec_of(record))
     lease.report = ProgressReport(declaration)
     try:
@@ -70,27 +79,58 @@ async def _run(lease: HeldLease, record: JobRecord, catalog: OperationCatalog) -
         lease.report.finish()
 
 
+def has_history(record: JobRecord) -> bool:
+    """Whether an earlier attempt may have left something."""
+    return any(each.to is State.RETRYING for each in record.transitions)
+
+
+async def _settle_earlier_attempts(lease: HeldLease, record: JobRecord) -> None:
+    """Adopt what a lost attempt has published, or clear it away; then see whether this one may execute."""
+    output_path = Path(_spec_of(record).artifacts.output_path)
+    with anyio.CancelScope(shield=True):
+        lease.publication = await recover(output_path, record.job_id, before=lease.terms.token)
+    if lease.publication is not None:
+        return
+    cause = stop_cause(record)
+    if cause is not None:
+        lease.stop(cause.code, cause.message)
+        raise AttemptStopped(cause.code, cause.message)
+    if not is_granted(record):
+        last = record.errors[-1] if record.errors else None
+        raise OperationFailed(
+            last.code if last else ErrorCode.WORKER_LOST, last.message if last else "the last worker was lost"
+        )
+
+
 def _context(lease: HeldLease, record: JobRecord, declaration: OperationDeclaration) -> JobContext:
-    spec, token = _spec_of(record), _token_of(record)
+    spec = _spec_of(record)
+    output_path = Path(spec.artifacts.output_path)
+    scratch: list[Path] = []
 
     @contextlib.asynccontextmanager
     async def workplace() -> AsyncIterator[Workplace]:
-        output_path = Path(spec.artifacts.output_path)
-        async with open_workplace(output_path, record.job_id, token=token, attempt=record.attempt) as place:
+        async with open_workplace(
+            output_path, record.job_id, lease.terms, lambda: lease.publication is not None
+        ) as place:
+            scratch.append(place.scratch)
             lease.log_file = place.log.path
             place.log.line(f"attempt {record.attempt} of {spec.operation} on {record.worker_id}")
             yield place
 
+    async def publish_all(files: Sequence[StagedFile], result: OperationResult) -> OperationResult:
+        lease.publication = await publish(scratch[-1], files, result, lease.guard)
+        return result
+
     return JobContext(
         job_id=record.job_id,
         attempt=record.attempt,
-        token=token,
+        token=lease.terms.token,
         spec=spec,
         parameters=parameters_of(declaration, spec.parameters),
         actions=selected_actions(declaration, spec.requested_actions),
         report=lease.report or ProgressReport(declaration),
         workplace=workplace,
-        guard=lease.guard,
+        publish=publish_all,
     )
 
 
@@ -98,12 +138,6 @@ def _spec_of(record: JobRecord) -> JobSpec:
     if record.spec is None:
         raise InvalidMessage("the job has no specification", "$.spec")
     return record.spec
-
-
-def _token_of(record: JobRecord) -> int:
-    if record.lease is None:
-        raise InvalidMessage("the job has no lease", "$.lease")
-    return record.lease.token
 
 
 def job_error(error: H2KBusError, lease: HeldLease) -> JobError:

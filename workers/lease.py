@@ -1,7 +1,7 @@
 """Holding a job: renewal by compare-and-set, and the end of the attempt when that is lost.
 
-A lease is extended only after the server agreed. A worker that gets no agreement for LEASE_SECONDS
-stops by itself, before JetStream may hand the job to another one.
+A lease is extended only after the server agreed, counted from before it was asked. A worker that gets no
+agreement in time stops by itself, before anybody may give the job to another one.
 """
 
 import datetime as dt
@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Final
 
 import anyio
+from anyio.abc import TaskGroup
 
 from h2kbus.connection import Connection
 from h2kbus.errors import AttemptStopped, BusError, ErrorCode, RevisionConflict
 from h2kbus.journal import publish_event
 from h2kbus.pull import Delivery
 from h2kbus.store import Entry, JobStore
-from subjects.lifecycle import renewed
-from subjects.topology import LEASE_SECONDS, RENEW_SECONDS, Topology
+from subjects.lease import Lease
+from subjects.lifecycle import publishing, renewed, stop_cause
+from subjects.topology import Topology
 from workers.progress import ProgressReport, progress_event
+from workers.publication import Publication
 
 log = logging.getLogger("h2kbus.worker")
 
@@ -28,17 +31,31 @@ PROGRESS_SECONDS: Final = 1.0
 """Each event makes a durable server sync its disk, which a tool that writes to the same disk pays for."""
 PROGRESS_RENEW_SECONDS: Final = 5.0
 """Progress reaches the record this often at the most; the events have all of it."""
+AGAIN_SECONDS: Final = 1.0
+"""A renewal that failed is tried again after this long."""
 
 
 class HeldLease:
-    """One job that this worker holds, from its claim to its settlement."""
+    """One job that this worker holds, from its claim to its settlement.
+
+    `since` is the monotonic moment before the claim was written.
+    """
 
     def __init__(
-        self, connection: Connection, topology: Topology, store: JobStore, entry: Entry, delivery: Delivery
+        self,
+        connection: Connection,
+        topology: Topology,
+        store: JobStore,
+        entry: Entry,
+        delivery: Delivery,
+        *,
+        since: float,
     ) -> None:
         self.entry = entry
         self.delivery = delivery
+        self.terms = terms_of(entry)
         self.report: ProgressReport | None = None
+        self.publication: Publication | None = None
         self.scope = anyio.CancelScope()
         self.cause: AttemptStopped | None = None
         self._closed = False
@@ -47,7 +64,8 @@ class HeldLease:
         self._connection = connection
         self._topology = topology
         self._store = store
-        self._began = self._confirmed = self._tried = time.monotonic()
+        self._began = self._confirmed = self._tried = since
+        self._served = False
         self._sent, self._sent_at = 0, self._began
         spec = entry.record.spec
         self.time_out = spec.execution_policy.timeout_seconds if spec else 0
@@ -58,7 +76,7 @@ class HeldLease:
 
     @property
     def expired(self) -> bool:
-        return time.monotonic() - self._confirmed > LEASE_SECONDS
+        return time.monotonic() - self._confirmed > self.terms.hold_for
 
     @property
     def overdue(self) -> bool:
@@ -68,8 +86,11 @@ class HeldLease:
     @property
     def due(self) -> bool:
         """Whether it is time to renew: early when the first progress or a new phase is to be recorded."""
-        since = time.monotonic() - self._tried
-        return since > RENEW_SECONDS or (self._has_news() and since > PROGRESS_RENEW_SECONDS)
+        now = time.monotonic()
+        if now - self._tried < AGAIN_SECONDS:
+            return False
+        since = now - self._confirmed
+        return since > self.terms.renew_after or (self._has_news() and since > PROGRESS_RENEW_SECONDS)
 
     @property
     def has_progress_to_send(self) -> bool:
@@ -84,6 +105,27 @@ class HeldLease:
             self.cause = AttemptStopped(code, message)
             self.scope.cancel()
 
+    def tick(self, group: TaskGroup) -> None:
+        """End the attempt if it is time, and begin what is due on the bus unless that is under way."""
+        if self.expired:
+            self.stop(ErrorCode.LEASE_LOST, f"the bus was silent for {self.terms.hold_for:g} s")
+        elif self.overdue:
+            self.stop(ErrorCode.TIMEOUT, f"the attempt took longer than {self.time_out} s")
+        if not self._served and (self.due or self.has_progress_to_send):
+            self._served = True
+            group.start_soon(self._serve)
+
+    async def _serve(self) -> None:
+        try:
+            if self.due:
+                await self.renew()
+            if self.has_progress_to_send:
+                await self.send_progress()
+        except BusError as error:
+            log.warning("job %s: progress was not sent: %s", self.job_id, error)
+        finally:
+            self._served = False
+
     async def close(self) -> None:
         """From here on nothing is renewed or sent; what is under way ends first."""
         self._closed = True
@@ -92,30 +134,47 @@ class HeldLease:
                 return
 
     async def guard(self) -> None:
-        """Return if the lease is held now, by the server's word; raise AttemptStopped if it is not."""
-        await self.renew()
+        """Mark the record as publishing, by the server's word that the lease is held.
+
+        Raises AttemptStopped if it is not.
+        """
+        confirmed = await self.renew(marks_publishing=True)
+        if self.cause is None and not confirmed:
+            self.stop(ErrorCode.LEASE_LOST, "the bus did not confirm the lease")
         if self.cause is not None:
             raise self.cause
-        if time.monotonic() - self._confirmed > RENEW_SECONDS:
-            self.stop(ErrorCode.LEASE_LOST, "the bus did not confirm the lease")
-            raise AttemptStopped(ErrorCode.LEASE_LOST, "the bus did not confirm the lease")
 
-    async def renew(self) -> None:
-        """Write the record anew. A lost race is read: cancelled and taken over both stop the attempt."""
+    async def renew(self, *, marks_publishing: bool = False) -> bool:
+        """Write the record anew; false when that is not known to have happened.
+
+        A lost race is read: what asks for the attempt's end stops it. Otherwise it is our own write, whose
+        answer had got lost, and the next try follows at once, since only a write that is answered counts.
+        """
         async with self._alone():
-            if self._closed:
-                return
-            self._tried = began = time.monotonic()
-            summary = self.report.summary() if self.report else None
-            record = renewed(self.entry.record, summary, now=dt.datetime.now(dt.UTC))
-            try:
-                await self.delivery.in_progress()
-                self._adopt(await self._store.swap(record, self.entry.revision))
-                self._confirmed = began
-            except RevisionConflict:
-                await self._reread(began)
-            except BusError as error:
-                log.warning("job %s: the lease was not renewed: %s", self.job_id, error)
+            for _ in range(3):
+                if self._closed or self.cause is not None:
+                    return False
+                self._tried = began = time.monotonic()
+                try:
+                    await self._write(marks_publishing=marks_publishing)
+                except RevisionConflict:
+                    await self._reread()
+                except BusError as error:
+                    log.warning("job %s: the lease was not renewed: %s", self.job_id, error)
+                    return False
+                else:
+                    self._confirmed = began
+                    return True
+        return False
+
+    async def _write(self, *, marks_publishing: bool) -> None:
+        """One renewal; JetStream is told after it, so that it never waits longer than everybody else."""
+        summary = self.report.summary() if self.report else None
+        record = renewed(self.entry.record, summary, now=dt.datetime.now(dt.UTC))
+        if marks_publishing:
+            record = publishing(record)
+        self._adopt(await self._store.swap(record, self.entry.revision))
+        await self.delivery.in_progress()
 
     async def send_progress(self) -> None:
         """Publish what the operation has said since the last time."""
@@ -137,19 +196,19 @@ class HeldLease:
             self._lock = anyio.Lock()
         return self._lock
 
-    async def _reread(self, began: float) -> None:
+    async def _reread(self) -> None:
         try:
             found = await self._store.find(self.job_id)
         except BusError as error:
             log.warning("job %s: the lease could not be read: %s", self.job_id, error)
             return
         if found is None or found.record.lease != self.entry.record.lease:
-            self.stop(ErrorCode.LEASE_LOST, "another worker or the scheduler has taken the job")
+            self.stop(ErrorCode.LEASE_LOST, "a scheduler has taken the job back")
             return
         self._adopt(found)
-        self._confirmed = began
-        if found.record.cancel_requested:
-            self.stop(ErrorCode.CANCELLED, "cancelled on request")
+        cause = stop_cause(found.record)
+        if cause is not None:
+            self.stop(cause.code, cause.message)
 
     def _adopt(self, entry: Entry) -> None:
         self.entry = entry
@@ -191,24 +250,16 @@ class LeaseKeeper:
             await lease.renew()
 
     async def run(self) -> None:
-        """Tick until cancelled. Jobs are served at once each, so that one slow answer holds up no other."""
-        while True:
-            await anyio.sleep(TICK_SECONDS)
-            async with anyio.create_task_group() as group:
+        """Tick until cancelled. A lease's end is seen at once, however slow the bus answers."""
+        async with anyio.create_task_group() as group:
+            while True:
+                await anyio.sleep(TICK_SECONDS)
                 for lease in list(self._held.values()):
-                    group.start_soon(self._serve, lease)
+                    lease.tick(group)
 
-    async def _serve(self, lease: HeldLease) -> None:
-        if lease.expired:
-            lease.stop(ErrorCode.LEASE_LOST, f"the bus was silent for {LEASE_SECONDS:g} s")
-            return
-        if lease.overdue:
-            lease.stop(ErrorCode.TIMEOUT, f"the attempt took longer than {lease.time_out} s")
-        if lease.due:
-            await lease.renew()
-        if not lease.has_progress_to_send:
-            return
-        try:
-            await lease.send_progress()
-        except BusError as error:
-            log.warning("job %s: progress was not sent: %s", lease.job_id, error)
+
+def terms_of(entry: Entry) -> Lease:
+    """The lease in a record that was claimed."""
+    if entry.record.lease is None:
+        raise ValueError(f"job {entry.record.job_id} has no lease")
+    return entry.record.lease

@@ -4,7 +4,7 @@ import errno
 import functools
 import os
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import msgspec
 from h2kbus.errors import ErrorCode, OperationFailed
 
 _FILE_MODE = 0o640
-_SCRATCH_PREFIX = ".h2kbus-"
+SCRATCH_PREFIX = ".h2kbus-"
 _REMOVAL_SECONDS = 60.0
 _ERRNO_CODES = {
     errno.ENOSPC: ErrorCode.NO_SPACE,
@@ -48,24 +48,22 @@ def intermediate_path(output_path: Path, job_id: str, name: str) -> Path:
 
 
 @asynccontextmanager
-async def scratch_directory(output_path: Path, job_id: str, token: int) -> AsyncIterator[Path]:
+async def scratch_directory(
+    output_path: Path, job_id: str, token: int, is_needed: Callable[[], bool]
+) -> AsyncIterator[Path]:
     """A private directory inside `output_path`, so on its filesystem, for one attempt.
 
-    `output_path` is made if it is missing; the directory goes away at the end. Raises OUTPUT_UNWRITABLE
-    or NO_SPACE.
+    `output_path` is made if it is missing. The directory goes away at the end, unless `is_needed` says
+    that something published from it has yet to be settled. Raises OUTPUT_UNWRITABLE or NO_SPACE.
     """
-    scratch = output_path / f"{_SCRATCH_PREFIX}{job_id}-{token}"
+    scratch = output_path / f"{SCRATCH_PREFIX}{job_id}-{token}"
     await anyio.to_thread.run_sync(_make_scratch, scratch)
     try:
         yield scratch
     finally:
-        with anyio.move_on_after(_REMOVAL_SECONDS, shield=True):
-            await anyio.to_thread.run_sync(functools.partial(shutil.rmtree, scratch, ignore_errors=True))
-
-
-async def sweep_scratch(output_path: Path, job_id: str, *, before: int) -> None:
-    """Remove what earlier attempts, those with tokens below `before`, left when they were killed."""
-    await anyio.to_thread.run_sync(_sweep, output_path, job_id, before)
+        if not is_needed():
+            with anyio.move_on_after(_REMOVAL_SECONDS, shield=True):
+                await anyio.to_thread.run_sync(functools.partial(shutil.rmtree, scratch, ignore_errors=True))
 
 
 def require_free(*targets: Path) -> None:
@@ -85,19 +83,7 @@ def free_bytes(directory: Path) -> int:
 
 async def sync_file(path: Path) -> None:
     """Return when the file's content is on stable storage, not only in the page cache."""
-    await anyio.to_thread.run_sync(_sync, path)
-
-
-async def publish(files: Sequence[StagedFile], guard: Callable[[], Awaitable[None]]) -> None:
-    """Give finished files their final names, all of them or none.
-
-    Each is on stable storage before `guard` is asked, and visible only after it agreed. From then on it
-    cannot be cancelled. Raises OUTPUT_EXISTS, OUTPUT_UNWRITABLE or NO_SPACE, and what `guard` raises.
-    """
-    for each in files:
-        await anyio.to_thread.run_sync(_finish, each.source)
-    await guard()
-    await anyio.to_thread.run_sync(_place_all, files)
+    await anyio.to_thread.run_sync(sync_path, path)
 
 
 @contextmanager
@@ -118,20 +104,15 @@ def _make_scratch(scratch: Path) -> None:
         scratch.mkdir(mode=0o700)
 
 
-def _sweep(output_path: Path, job_id: str, before: int) -> None:
-    for each in list(output_path.glob(f"{_SCRATCH_PREFIX}{job_id}-*")):
-        token = each.name.removeprefix(f"{_SCRATCH_PREFIX}{job_id}-")
-        if token.isdecimal() and int(token) < before:
-            shutil.rmtree(each, ignore_errors=True)
-
-
-def _finish(path: Path) -> None:
+def finish_file(path: Path) -> None:
+    """Make a finished file durable, with the mode of a result."""
     with output_errors(path):
         path.chmod(_FILE_MODE)
-    _sync(path)
+    sync_path(path)
 
 
-def _sync(path: Path) -> None:
+def sync_path(path: Path) -> None:
+    """Return when a file or a directory is on stable storage."""
     with output_errors(path):
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY if path.is_dir() else os.O_RDONLY)
         try:
@@ -140,22 +121,7 @@ def _sync(path: Path) -> None:
             os.close(descriptor)
 
 
-def _place_all(files: Sequence[StagedFile]) -> None:
-    placed: list[StagedFile] = []
-    try:
-        for each in files:
-            with output_errors(each.target):
-                _place(each)
-            placed.append(each)
-        for directory in {each.target.parent for each in files}:
-            _sync(directory)
-    except OperationFailed:
-        for each in placed:
-            each.target.unlink(missing_ok=True)
-        raise
-
-
-def _place(file: StagedFile) -> None:
+def place_file(file: StagedFile) -> None:
     """Give the file its name in one step that fails if the name is taken.
 
     Where there are no hard links, an empty file made for the purpose holds the name until the rename.

@@ -22,7 +22,7 @@ from h2kbus.errors import ErrorCode, OperationFailed
 from workers.joblog import JobLog, printable
 from workers.lines import MAX_LINE_BYTES, LineSplitter, OnLine
 
-GRACE_SECONDS = 3.0
+GRACE_SECONDS = 1.0
 """How long a process group may take to end after SIGTERM before it gets SIGKILL."""
 
 REAP_SECONDS = 10.0

@@ -1,11 +1,13 @@
 """Where an attempt works: a scratch directory beside the outputs, the job's log, and the tools."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
+from subjects.lease import Lease
 from workers.joblog import JobLog
 from workers.outputs import (
     StagedFile,
@@ -13,9 +15,11 @@ from workers.outputs import (
     log_path,
     output_errors,
     scratch_directory,
-    sweep_scratch,
 )
-from workers.process import ToolRunner
+from workers.process import GRACE_SECONDS, ToolRunner
+
+GRACE_SHARE: Final = 0.05
+"""The most of a lease that a tool may take to end after SIGTERM."""
 
 
 class Workplace(msgspec.Struct, frozen=True):
@@ -45,14 +49,14 @@ def stage_intermediates(
 
 @asynccontextmanager
 async def open_workplace(
-    output_path: Path, job_id: str, *, token: int, attempt: int
+    output_path: Path, job_id: str, lease: Lease, is_needed: Callable[[], bool]
 ) -> AsyncIterator[Workplace]:
-    """Make the workplace of one attempt. Raises OUTPUT_UNWRITABLE or NO_SPACE.
+    """Make the workplace of the attempt that has this lease. Raises OUTPUT_UNWRITABLE or NO_SPACE.
 
-    A later attempt first removes what earlier ones left when they were killed.
+    `is_needed` says at the end whether its scratch directory has to stay.
     """
-    async with scratch_directory(output_path, job_id, token) as scratch:
-        if attempt > 1:
-            await sweep_scratch(output_path, job_id, before=token)
+    # However short the lease, tools are gone before it counts as lost.
+    grace = min(GRACE_SECONDS, lease.seconds * GRACE_SHARE)
+    async with scratch_directory(output_path, job_id, lease.token, is_needed) as scratch:
         with JobLog(log_path(output_path, job_id)) as log:
-            yield Workplace(scratch, log, ToolRunner(log, scratch))
+            yield Workplace(scratch, log, ToolRunner(log, scratch, grace_seconds=grace))

@@ -29,6 +29,7 @@ from h2kbus.plugins import load_catalog
 from h2kbus.settings import ConnectionSettings
 from subjects.fleet import WorkerCapabilities
 from subjects.grammar import Grammar
+from subjects.lease import LEASE_SECONDS, MIN_LEASE_SECONDS
 from subjects.operations import OperationCatalog
 from subjects.record import JobRecord
 from subjects.spec import DEFAULT_POOL, JobSpec
@@ -44,6 +45,14 @@ Service = Callable[..., Coroutine[Any, Any, None]]
 
 Slots = Annotated[int, typer.Option(min=1, max=MAX_SLOTS, help="Jobs at once, for each worker.")]
 Grace = Annotated[float, typer.Option(min=0, help="Seconds that running jobs get to end after Ctrl-C.")]
+Lease = Annotated[
+    float,
+    typer.Option(
+        min=MIN_LEASE_SECONDS,
+        max=3600,
+        help="A job whose worker is silent for this long (seconds) is given out again.",
+    ),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Log more, to stderr.")]
 
 
@@ -71,6 +80,7 @@ def up(
     workers: Annotated[int, typer.Option(min=0, max=64, help="Workers to run; may be none.")] = 1,
     slots: Slots = DEFAULT_SLOTS,
     grace: Grace = DEFAULT_GRACE,
+    lease: Lease = LEASE_SECONDS,
     operations: Plugins = [],  # noqa: B006 - typer copies it
     verbose: Verbose = False,
 ) -> None:
@@ -82,8 +92,8 @@ def up(
     set_up_logging(verbose)
     options = WorkerOptions(slots=slots, grace=grace)
     place = data_dir or default_data_dir(os.environ)
-    root = context.obj.settings().root
-    run_async(_up, place, port, workers, root, load_catalog(operations), options, context.obj.json)
+    topology = Topology(Grammar(context.obj.settings().root), lease_seconds=lease)
+    run_async(_up, place, port, workers, topology, load_catalog(operations), options, context.obj.json)
 
 
 def worker(
@@ -112,15 +122,18 @@ def scheduler(
     context: typer.Context,
     operations: Plugins = [],  # noqa: B006 - typer copies it
     replicas: Annotated[int, typer.Option(min=1, max=5, help="Copies of each stream, on a cluster.")] = 1,
+    lease: Lease = LEASE_SECONDS,
     verbose: Verbose = False,
 ) -> None:
     """Run one scheduler.
 
-    It reads commands and publishes jobs to their lanes. Any number may run side by side.
+    It reads commands, publishes jobs to their lanes and takes them back from lost workers. Any number may
+    run side by side; give all of them the same --lease.
     """
     set_up_logging(verbose)
     settings = context.obj.settings("h2kbus-scheduler")
-    run_async(_scheduler, settings, load_catalog(operations), replicas)
+    topology = Topology(Grammar(settings.root), replicas, lease)
+    run_async(_scheduler, settings, load_catalog(operations), topology)
 
 
 async def run_once(spec: JobSpec, operations: Sequence[str]) -> JobRecord:
@@ -165,16 +178,15 @@ async def _up(
     place: Path,
     port: int,
     workers: int,
-    root: str,
+    topology: Topology,
     catalog: OperationCatalog,
     options: WorkerOptions,
     as_json: bool,
 ) -> None:
-    topology = Topology(Grammar(root))
     profiles = [await _profile(catalog, options, new_worker_id()) for _ in range(workers)]
     async with embedded_server(place, port) as server, anyio.create_task_group() as watch:
         watch.start_soon(server.wait)
-        settings = ConnectionSettings(url=server.url, root=root)
+        settings = ConnectionSettings(url=server.url, root=topology.grammar.root)
         services: list[Service] = [functools.partial(_serve_scheduler, settings, topology, catalog)]
         services += [
             functools.partial(_serve_worker, settings, topology, catalog, profile, options.grace)
@@ -205,8 +217,7 @@ async def _worker(
     await serve([service], lambda: say(f"worker {worker_id} is ready; Ctrl-C drains it"))
 
 
-async def _scheduler(settings: ConnectionSettings, catalog: OperationCatalog, replicas: int) -> None:
-    topology = Topology(Grammar(settings.root), replicas)
+async def _scheduler(settings: ConnectionSettings, catalog: OperationCatalog, topology: Topology) -> None:
     service = functools.partial(_serve_scheduler, settings, topology, catalog)
     await serve([service], lambda: say("scheduler is ready; Ctrl-C drains it"))
 

@@ -113,9 +113,7 @@ def _put_execution(draft: Draft, execution: Fields) -> None:
     if priority:
         # There 10 is the most urgent, here 1 is.
         draft.put("execution_policy.priority", priority, value=11 - priority.checked(_Urgency))
-    deadline = execution.take("deadline")
-    if deadline:
-        execution.warn(deadline, "deadlines are not supported yet, ignored; use timeout_seconds")
+    draft.put("execution_policy.deadline", execution.take("deadline"))
 
 
 def _put_needs(draft: Draft, constraints: Fields, operation: str) -> None:

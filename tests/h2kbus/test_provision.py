@@ -116,11 +116,27 @@ async def test_consumer_of_commands_is_as_declared(provisioned: Connection, topo
     assert {field: info["config"].get(field) for field in declared} == declared
 
 
-async def test_existing_consumer_is_left_as_it_is(provisioned: Connection, topology: Topology) -> None:
+async def test_existing_consumer_learns_another_ack_wait(provisioned: Connection, topology: Topology) -> None:
     changed = msgspec.structs.replace(topology.commands_consumer(), ack_wait=77 * SECOND)
     await ensure_consumer(provisioned, topology.commands_stream, changed)
     info = await provisioned.api(f"CONSUMER.INFO.{topology.commands_stream}.{changed.durable_name}")
-    assert info["config"]["ack_wait"] == topology.commands_consumer().ack_wait
+    assert info["config"]["ack_wait"] == 77 * SECOND
+
+
+async def test_bucket_made_anew_never_counts_the_same_numbers_again(
+    provisioned: Connection, topology: Topology
+) -> None:
+    """Revisions are fencing tokens: one from before must not beat those that come after."""
+    before = await provisioned.publish(topology.record_subject("j1"), b"x")
+    await provisioned.api(f"STREAM.DELETE.{topology.bucket_stream(topology.jobs_bucket)}")
+    await provision(provisioned, topology)
+    assert await provisioned.publish(topology.record_subject("j1"), b"x") > before
+
+
+async def test_sealed_stream_is_named(provisioned: Connection, topology: Topology) -> None:
+    await change(provisioned, topology.dead_stream, sealed=True)
+    with pytest.raises(ContractConflict, match=f"{topology.dead_stream} is sealed"):
+        await provision(provisioned, topology)
 
 
 async def test_consumer_for_no_stream_is_an_error(connection: Connection, topology: Topology) -> None:

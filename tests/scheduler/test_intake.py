@@ -12,8 +12,11 @@ from h2kbus.client import Bus
 from h2kbus.connection import Connection
 from h2kbus.provision import provision
 from h2kbus.pull import Delivery, PullInbox, PullRequest
+from h2kbus.store import JobStore
+from scheduler.dispatch import Dispatch
 from scheduler.intake import Intake
 from scheduler.lanes import LaneRegistry
+from scheduler.locks import ImageLocks
 from subjects.codec import decode, encode
 from subjects.commands import CancelCommand, RetryCommand
 from subjects.operations import OperationCatalog
@@ -31,7 +34,13 @@ async def redelivered(connection: Connection, topology: Topology) -> AsyncIterat
     """Pull the next command and have it handled so many times, as after a crash before its ack."""
     await provision(connection, topology)
     catalog = OperationCatalog()
-    intake = Intake(connection, topology, LaneRegistry(connection, topology), catalog, "scheduler-1")
+    store = JobStore(connection, topology)
+    intake = Intake(
+        Dispatch(connection, topology, store, "scheduler-1"),
+        LaneRegistry(connection, topology),
+        ImageLocks(connection, topology, store, catalog),
+        catalog,
+    )
     deliveries: list[Delivery] = []
     inbox = PullInbox(connection, topology.commands_stream, deliveries.append)
     await inbox.open()

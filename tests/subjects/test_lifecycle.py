@@ -19,6 +19,7 @@ from subjects.states import TERMINAL, TRANSITIONS, State
 
 START = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 ERROR = JobError(code=ErrorCode.TOOL_FAILED, message="qemu-img gave up")
+LOST = JobError(code=ErrorCode.WORKER_LOST, message="w2 went silent")
 Move = Callable[[JobRecord, dt.datetime, int], JobRecord]
 
 
@@ -70,6 +71,10 @@ def hand_back(record: JobRecord, now: dt.datetime, _: int) -> JobRecord:
     return lifecycle.handed_back(record, ERROR, now=now, by="w1")
 
 
+def take_back(record: JobRecord, now: dt.datetime, _: int) -> JobRecord:
+    return lifecycle.taken_back(record, LOST, now=now, by="s1")
+
+
 MOVES: dict[str, Move] = {
     "claim": claim,
     "renew": renew,
@@ -79,7 +84,12 @@ MOVES: dict[str, Move] = {
     "cancel": cancel,
     "retry": retry,
     "hand back": hand_back,
-    "request cancel": lambda record, now, _: lifecycle.cancel_requested(record, now=now),
+    "take back": take_back,
+    "publish": lambda record, now, _: lifecycle.publishing(record),
+    "request cancel": lambda record, now, _: lifecycle.stop_requested(record, ErrorCode.CANCELLED, now=now),
+    "pass deadline": lambda record, now, _: lifecycle.stop_requested(
+        record, ErrorCode.DEADLINE_EXCEEDED, now=now
+    ),
     "pending": lambda record, now, _: lifecycle.pending(record, "no worker", now=now),
 }
 # Endings are rare among the steps, so that most walks are long.
@@ -167,14 +177,72 @@ def test_an_invalid_job_has_failed_in_one_write() -> None:
     assert record.result.error == ERROR
 
 
-def test_a_takeover_shows_the_loss_and_its_reason() -> None:
-    first = claim(new_record(), START, 2)
-    second = lifecycle.claimed(
-        first, worker_id="w9", revision=7, now=START, reason="WORKER_LOST: w2 went silent"
+def with_policy(**policy: object) -> JobRecord:
+    """A job with this policy, held by a worker."""
+    wanted = spec(execution_policy=policy)
+    record = lifecycle.created(wanted, job_id="j", submitter="ann", lane="any", now=START, by="s1")
+    return claim(record, START, 2)
+
+
+def test_a_job_taken_back_shows_the_loss_and_its_reason() -> None:
+    before = with_policy(retry_count=1)
+    after = take_back(before, START, 3)
+    lost = after.transitions[len(before.transitions)]
+    assert (lost.to, lost.by, lost.reason) == (State.RETRYING, "s1", "WORKER_LOST: w2 went silent")
+    assert (after.errors, after.lease, after.worker_id) == ((LOST,), None, None)
+
+
+def test_a_job_without_attempts_left_fails_when_its_worker_is_lost() -> None:
+    after = take_back(with_policy(retry_count=0), START, 3)
+    assert after.state is State.FAILED
+    assert after.result is not None
+    assert after.result.error == LOST
+
+
+def test_a_job_that_must_not_start_twice_fails_when_its_worker_is_lost() -> None:
+    assert take_back(with_policy(retry_count=5, idempotent=False), START, 3).state is State.FAILED
+
+
+def test_a_job_that_may_have_published_is_given_out_again_to_find_out() -> None:
+    held = lifecycle.publishing(with_policy(retry_count=0, idempotent=False))
+    after = take_back(held, START, 3)
+    assert (after.state, after.publishing) == (State.RETRYING, True)
+    assert not lifecycle.is_granted(claim(after, START, 4))
+
+
+@pytest.mark.parametrize(
+    ("code", "end"), [(ErrorCode.CANCELLED, State.CANCELLED), (ErrorCode.DEADLINE_EXCEEDED, State.FAILED)]
+)
+def test_a_lost_job_that_was_asked_to_stop_has_stopped(code: ErrorCode, end: State) -> None:
+    asked = lifecycle.stop_requested(with_policy(retry_count=3), code, now=START)
+    after = take_back(asked, START, 3)
+    assert after.state is end
+    assert after.result is not None
+    assert after.result.error is not None
+    assert after.result.error.code is code
+
+
+@pytest.mark.parametrize(
+    ("policy", "granted"),
+    [
+        ({"retry_count": 0}, [True, False]),
+        ({"retry_count": 2}, [True, True, True, False]),
+        ({"retry_count": 2, "idempotent": False}, [True, False, False]),
+    ],
+)
+def test_attempts_are_granted_by_the_policy(policy: dict[str, object], granted: list[bool]) -> None:
+    first = with_policy(**policy)
+    attempts = [msgspec.structs.replace(first, attempt=number + 1) for number in range(len(granted))]
+    assert [lifecycle.is_granted(each) for each in attempts] == granted
+
+
+def test_a_job_that_waits_is_not_queued_and_says_why() -> None:
+    record = lifecycle.created(
+        spec(), job_id="j", submitter="ann", lane="any", now=START, by="s1", waits="waits for job a"
     )
-    lost = second.transitions[len(first.transitions)]
-    assert (lost.to, lost.by, lost.reason) == (State.RETRYING, "w9", "WORKER_LOST: w2 went silent")
-    assert second.state is State.RUNNING
+    assert (record.state, record.pending_reason) == (State.VALIDATED, "waits for job a")
+    admitted = lifecycle.queued(record, now=START, by="s2")
+    assert (admitted.state, admitted.pending_reason) == (State.QUEUED, None)
 
 
 def test_the_failure_of_every_attempt_is_kept() -> None:
@@ -227,16 +295,7 @@ def test_a_job_handed_back_says_the_right_attempt() -> None:
     assert "attempt 1 " in (waiting.pending_reason or "")
 
 
-def test_the_loss_of_a_worker_is_kept_among_the_failures() -> None:
-    lost = claim(new_record(), START, 2)
-    taken = lifecycle.claimed(
-        lost, worker_id="w9", revision=7, now=START, reason="WORKER_LOST: w2 went silent"
-    )
-    assert [error.code for error in taken.errors] == [ErrorCode.WORKER_LOST]
-    assert taken.errors[0].message == "w2 went silent"
-
-
-@pytest.mark.parametrize("step", [retry, hand_back, claim])
+@pytest.mark.parametrize("step", [retry, hand_back])
 def test_a_new_attempt_starts_without_the_last_ones_progress(step: Move) -> None:
     record = renew(claim(new_record(), START, 2), START, 66)
     assert step(record, START, 67).progress is None

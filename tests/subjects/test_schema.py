@@ -19,6 +19,7 @@ from subjects.codes import ErrorCode
 from subjects.commands import CancelCommand, RetryCommand
 from subjects.events import milestone
 from subjects.fleet import LaneAnnouncement, WorkerCapabilities
+from subjects.locks import lock_of
 from subjects.operations import BUILT_IN, ConvertParameters, InspectParameters
 from subjects.record import DeadLetter, JobRecord, LaneMessage, ProgressSummary
 from subjects.result import JobError, JobResult, Metrics, Outputs
@@ -32,8 +33,10 @@ TIMES = {
     "at",
     "completed_at",
     "created_at",
+    "deadline",
     "last_heartbeat",
     "next_attempt_at",
+    "not_before",
     "timestamp",
     "updated_at",
 }
@@ -120,6 +123,7 @@ def examples() -> Iterator[msgspec.Struct]:
         subject="h2k.v1.x", reason="invalid-spec", message="no", at=NOW, by="s1", data=b"\x00\xff"
     )
     yield WorkerCapabilities(worker_id="w1", hostname="h", last_heartbeat=NOW, running_jobs=("j1",))
+    yield lock_of("default", "/out/disk.qcow2", "j1")
     yield LaneAnnouncement(pool="default", lane="qemu-img", priority=5, consumer="default_qemu-img_5")
     yield from (InspectParameters(), ConvertParameters(), ConvertParameters(subformat="streamOptimized"))
 

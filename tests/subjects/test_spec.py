@@ -211,7 +211,15 @@ def test_a_v1_job_is_accepted_unchanged() -> None:
     spec = decode(JobSpec, json.dumps(V1_JOB).encode())
     OperationCatalog().declaration_of(spec)
     written = json.loads(encode(spec))
+    # What v1 does not know has no value.
+    assert [written["execution_policy"].pop(each) for each in ("deadline", "not_before")] == [None, None]
     assert written == {**V1_JOB, "created_at": "2026-03-01T12:30:45.123456Z", "pool": "default"}
+
+
+def test_a_deadline_before_the_job_may_start_is_refused() -> None:
+    policy = {"not_before": "2026-03-02T00:00:00Z", "deadline": "2026-03-02T01:00:00+02:00"}
+    with pytest.raises(InvalidMessage, match="deadline is not after not_before"):
+        decode(JobSpec, document("execution_policy", policy))
 
 
 @pytest.mark.parametrize(

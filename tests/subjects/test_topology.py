@@ -11,12 +11,10 @@ from hypothesis import strategies as st
 from subjects.commands import Verb
 from subjects.grammar import Grammar
 from subjects.lanes import ANY, lane_name
+from subjects.lease import LEASE_SECONDS
 from subjects.topology import (
-    ACK_WAIT_SECONDS,
     DAY,
     HEARTBEAT_SECONDS,
-    LEASE_SECONDS,
-    RENEW_SECONDS,
     SECOND,
     WORKER_TTL_SECONDS,
     Stream,
@@ -57,6 +55,7 @@ def test_every_store_of_the_contract_is_there_and_no_other() -> None:
         "KV_h2k_jobs",
         "KV_h2k_workers",
         "KV_h2k_lanes",
+        "KV_h2k_locks",
         "OBJ_h2k_artifacts",
     }
 
@@ -168,7 +167,7 @@ def test_a_lanes_consumer_is_prioritized_patient_and_wide() -> None:
     assert consumer.filter_subject == "h2k.v1.jobs.default.guestfs+kvm.2.*"
     assert (consumer.priority_policy, consumer.priority_groups) == ("prioritized", ("workers",))
     assert (consumer.ack_policy, consumer.max_deliver) == ("explicit", -1)
-    assert consumer.ack_wait == int(ACK_WAIT_SECONDS * SECOND)
+    assert consumer.ack_wait == int(LEASE_SECONDS * SECOND)
     assert (consumer.max_ack_pending, consumer.max_waiting) == (20_000, 20_000)
 
 
@@ -207,15 +206,6 @@ def test_the_longest_lane_still_has_a_consumer_of_its_own(last: str) -> None:
 
 def test_the_consumer_of_an_ordinary_lane_is_named_after_it() -> None:
     assert TOPOLOGY.lane_consumer("default", "guestfs+kvm", 2).durable_name == "default_guestfs+kvm_2"
-
-
-def test_a_worker_stops_by_itself_before_anyone_may_take_over() -> None:
-    assert LEASE_SECONDS < ACK_WAIT_SECONDS
-
-
-def test_two_signs_of_life_may_be_lost_and_a_renewal_in_time_keeps_the_lease() -> None:
-    assert RENEW_SECONDS * 3 <= ACK_WAIT_SECONDS
-    assert RENEW_SECONDS * 2 < LEASE_SECONDS
 
 
 def test_a_worker_is_listed_until_three_heartbeats_are_missing() -> None:

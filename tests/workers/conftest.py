@@ -1,23 +1,26 @@
 """Real disks, and the caller's side of an operation: a job's context with a report that remembers."""
 
 import binascii
-import functools
+import contextlib
 import os
 import struct
 import subprocess
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from subjects.lease import Lease
 from subjects.operations import CONVERT, INSPECT, OperationDeclaration, parameters_of, selected_actions
 from subjects.spec import ArtifactPolicy, Audit, ImageSpec, JobSpec
 from workers.context import JobContext, OperationResult
 from workers.operations import load_runner
-from workers.workplace import open_workplace
+from workers.outputs import StagedFile
+from workers.publication import Publication, publish
+from workers.workplace import Workplace, open_workplace
 
 MIB = 1 << 20
 DISK_BYTES = 48 * MIB
@@ -123,6 +126,7 @@ class Bench:
         self.out = out
         self.report = RecordingReport()
         self.guard: Callable[[], Awaitable[None]] = lease_is_held
+        self.publication: Publication | None = None
 
     def names(self) -> list[str]:
         """What is visible or hidden in the output directory, without the log."""
@@ -144,6 +148,21 @@ class Bench:
         return await self._attempt(spec, DECLARATIONS[operation])
 
     async def _attempt(self, spec: JobSpec, declaration: OperationDeclaration) -> OperationResult:
+        scratch: list[Path] = []
+
+        @contextlib.asynccontextmanager
+        async def workplace() -> AsyncIterator[Workplace]:
+            lease = Lease(worker_id="worker-1", token=7)
+            async with open_workplace(
+                self.out, "job-1", lease, lambda: self.publication is not None
+            ) as place:
+                scratch.append(place.scratch)
+                yield place
+
+        async def publish_all(files: Sequence[StagedFile], result: OperationResult) -> OperationResult:
+            self.publication = await publish(scratch[-1], files, result, self.guard)
+            return result
+
         job = JobContext(
             job_id="job-1",
             attempt=1,
@@ -152,10 +171,13 @@ class Bench:
             parameters=parameters_of(declaration, spec.parameters),
             actions=selected_actions(declaration, spec.requested_actions),
             report=self.report,
-            workplace=functools.partial(open_workplace, self.out, "job-1", token=7, attempt=1),
-            guard=self.guard,
+            workplace=workplace,
+            publish=publish_all,
         )
-        return await load_runner(declaration)().run(job)
+        result = await load_runner(declaration)().run(job)
+        if self.publication is not None:
+            await self.publication.keep()
+        return result
 
     def read_report(self) -> dict[str, Any]:
         return msgspec.json.decode((self.out / "job-1.report.json").read_bytes(), type=dict[str, Any])

@@ -12,25 +12,24 @@ __all__ = ["FORMATS", "Finding", "Format", "Header", "ImageBytes", "foreign_form
 
 
 class Format(msgspec.Struct, frozen=True, kw_only=True):
-    """A format by its names: qemu's, and its files' suffix. `checked` says that qemu-img can check it.
+    """A format by the name that qemu gives it. `checked` says that qemu-img can check it.
 
     `out_of_order` says that qemu's driver may be written to by several requests at once. With the one
     for vdi (qemu 7.2) such writes were seen to leave a header that counts blocks twice.
     """
 
     qemu: str
-    suffix: str
     checked: bool = True
     out_of_order: bool = False
 
 
 FORMATS: Mapping[ImageFormat, Format] = {
-    "raw": Format(qemu="raw", suffix=".raw", checked=False, out_of_order=True),
-    "qcow2": Format(qemu="qcow2", suffix=".qcow2", out_of_order=True),
-    "vmdk": Format(qemu="vmdk", suffix=".vmdk"),
-    "vdi": Format(qemu="vdi", suffix=".vdi"),
-    "vhd": Format(qemu="vpc", suffix=".vhd", checked=False),
-    "vhdx": Format(qemu="vhdx", suffix=".vhdx"),
+    "raw": Format(qemu="raw", checked=False, out_of_order=True),
+    "qcow2": Format(qemu="qcow2", out_of_order=True),
+    "vmdk": Format(qemu="vmdk"),
+    "vdi": Format(qemu="vdi"),
+    "vhd": Format(qemu="vpc", checked=False),
+    "vhdx": Format(qemu="vhdx"),
 }
 
 _READERS: tuple[Callable[[ImageBytes], Header | None], ...] = (

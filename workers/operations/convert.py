@@ -9,7 +9,7 @@ import anyio
 import msgspec
 
 from h2kbus.errors import ErrorCode, OperationFailed
-from subjects.operations import ConvertParameters
+from subjects.operations import ConvertParameters, converted_path
 from subjects.result import Outputs
 from workers.context import JobContext, OperationResult
 from workers.formats import FORMATS
@@ -17,7 +17,6 @@ from workers.image import CheckedImage, open_image
 from workers.outputs import (
     StagedFile,
     free_bytes,
-    publish,
     report_path,
     require_free,
     sync_file,
@@ -62,7 +61,7 @@ class _Conversion:
         self._kept: dict[str, bytes] = {}
         self._versions: dict[str, str] = {}
         self._output = Disk(path=place.scratch / "output", format=self._parameters.output_format)
-        self._target = job.output_path / output_name(job.spec.image.path, self._parameters)
+        self._target = Path(converted_path(job.spec, self._parameters))
         self._source_info: ImageInfo | None = None
         self._output_info: ImageInfo | None = None
 
@@ -114,8 +113,7 @@ class _Conversion:
         if self._job.spec.artifacts.store_fixed_image:
             staged.insert(0, StagedFile(self._output.path, self._target))
         result = self._result(image, [str(each.target) for each in intermediates])
-        await publish(staged, self._job.guard)
-        return result
+        return await self._job.publish(staged, result)
 
     async def _check_source(self, source: Disk) -> None:
         """Look for a missing end, which qcow2 alone hides from its header.
@@ -262,11 +260,6 @@ class _Conversion:
     @property
     def _known_output(self) -> ImageInfo:
         return _known(self._output_info)
-
-
-def output_name(image: str, parameters: ConvertParameters) -> str:
-    """The result's file name: the one asked for, or the image's with the suffix of the new format."""
-    return parameters.output_name or Path(image).stem + FORMATS[parameters.output_format].suffix
 
 
 def _known(info: ImageInfo | None) -> ImageInfo:

@@ -9,7 +9,7 @@ from subjects.result import Outputs
 from workers.context import JobContext, OperationResult
 from workers.formats import FORMATS
 from workers.image import CheckedImage, open_image
-from workers.outputs import StagedFile, publish, report_path, require_free
+from workers.outputs import StagedFile, report_path, require_free
 from workers.partitions import FILESYSTEM_BYTES, PartitionTable, filesystem_of, read_table
 from workers.qemu import PROGRAM, Disk, QemuImg
 from workers.report import ActionNotes, Report, write_report
@@ -140,8 +140,7 @@ class _Inspection:
             warnings=tuple(self._warnings),
             summary=self._summary(),
         )
-        await publish([StagedFile(report, target), *intermediates], self._job.guard)
-        return result
+        return await self._job.publish([StagedFile(report, target), *intermediates], result)
 
     async def _with_filesystems(self, table: PartitionTable, content: "_Content") -> PartitionTable:
         """Add what each partition's first bytes look like."""

@@ -1,3 +1,4 @@
+import datetime as dt
 from typing import Any
 
 import pytest
@@ -168,10 +169,16 @@ def test_people_tickets_and_labels_are_the_audit(read: Read, envelope: Envelope)
     assert (audit.requested_by, audit.ticket, audit.tags) == ("alice", "INC-1", {"team": "ops"})
 
 
+def test_deadline_is_the_jobs(read: Read, envelope: Envelope) -> None:
+    envelope["execution"] = {"deadline": "2026-01-30T14:00:00Z"}
+    (document,) = read("job.json", envelope)
+    assert document.spec.execution_policy.deadline == dt.datetime(2026, 1, 30, 14, tzinfo=dt.UTC)
+
+
 def test_every_other_field_is_reported_by_path(read: Read, envelope: Envelope) -> None:
     envelope |= {
         "metadata": {"name": "scan"},
-        "execution": {"deadline": "2026-01-30T14:00:00Z", "cancellable": True},
+        "execution": {"cancellable": True},
         "constraints": {"require_privileged": True},
         "routing": {"affinity": {"disk_locality": "/vms"}},
         "observability": {"trace_id": "t", "span_id": None},
@@ -182,7 +189,6 @@ def test_every_other_field_is_reported_by_path(read: Read, envelope: Envelope) -
     assert document.spec.artifacts.output_path == "/o"
     assert {warning.split(":")[0] for warning in document.warnings} == {
         "$.metadata.name",
-        "$.execution.deadline",
         "$.execution.cancellable",
         "$.constraints.require_privileged",
         "$.routing.affinity.disk_locality",

@@ -1,0 +1,181 @@
+"""What a scheduler does by itself: take jobs back from lost workers, keep deadlines, find lost messages.
+
+Any number of schedulers may do so at once: every effect is a compare-and-set, or a publish that a lane
+refuses the second time.
+"""
+
+import datetime as dt
+import enum
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import anyio
+
+from h2kbus.errors import BusError, ErrorCode, InvalidMessage, RevisionConflict
+from h2kbus.store import Entry
+from scheduler.dispatch import Dispatch
+from scheduler.live import LiveJob, LiveJobs
+from scheduler.locks import ImageLocks
+from subjects.lifecycle import pending, queued, taken_back
+from subjects.result import JobError
+from subjects.states import State
+
+log = logging.getLogger("h2kbus.scheduler")
+
+ROUNDS_PER_LEASE: Final = 30
+LONGEST_PAUSE_SECONDS: Final = 2.0
+TOGETHER: Final = 32
+"""How many jobs are seen to at once."""
+LOOKED_UP: Final = 500
+"""How many waiting jobs a round looks up in their lanes, so that a long queue costs little."""
+
+
+class Duty(enum.Enum):
+    """What has to be done about a live job."""
+
+    ADMIT = "admit"
+    DELIVER = "deliver"
+    LOST = "lost"
+    OVERDUE = "overdue"
+    EXPIRE = "expire"
+
+
+def duty_of(job: LiveJob, *, now: float, clock: dt.datetime | None, lease_seconds: float) -> Duty | None:
+    """What a job needs, if anything. `now` is monotonic; `clock` the server's time, where it matters."""
+    glimpse = job.glimpse
+    policy, lease = glimpse.policy, glimpse.lease
+    if clock and policy.deadline and policy.deadline <= clock and not glimpse.deadline_exceeded:
+        return Duty.EXPIRE
+    if lease is not None:
+        if now - job.since > lease.lost_after:
+            return Duty.LOST
+        # The holder ends the attempt itself; this is for one that renews its lease and does not.
+        return Duty.OVERDUE if now - job.held_since > policy.timeout_seconds + lease.seconds else None
+    if glimpse.state is State.VALIDATED:
+        return Duty.ADMIT if not policy.not_before or (clock and policy.not_before <= clock) else None
+    return Duty.DELIVER if now - job.checked > lease_seconds else None
+
+
+class Duties:
+    """The periodic duties of one scheduler."""
+
+    def __init__(self, dispatch: Dispatch, locks: ImageLocks) -> None:
+        self._dispatch = dispatch
+        self._store = dispatch.store
+        self._locks = locks
+        self._name = dispatch.name
+        self._lease_seconds = dispatch.topology.lease_seconds
+        self._live = LiveJobs(self._store)
+        self._handlers: dict[Duty, Callable[[LiveJob], Awaitable[None]]] = {
+            Duty.ADMIT: self._admit,
+            Duty.DELIVER: self._deliver,
+            Duty.LOST: self._lost,
+            Duty.OVERDUE: self._overdue,
+            Duty.EXPIRE: self._expire,
+        }
+
+    async def run(self) -> None:
+        """See to the live jobs again and again, until cancelled."""
+        pause = min(LONGEST_PAUSE_SECONDS, self._lease_seconds / ROUNDS_PER_LEASE)
+        while True:
+            try:
+                await self.run_once()
+            except BusError as error:
+                log.warning("the duties have to wait: %s", error)
+            await anyio.sleep(pause)
+
+    async def run_once(self) -> None:
+        """One round. Raises BusError."""
+        if not await self._live.refresh():
+            return
+        timed = any(each.glimpse.policy.deadline or each.glimpse.policy.not_before for each in self._live)
+        clock = await self._store.server_time() if timed else None
+        now = time.monotonic()
+        due: dict[Duty, list[LiveJob]] = {each: [] for each in Duty}
+        for job in self._live:
+            duty = duty_of(job, now=now, clock=clock, lease_seconds=self._lease_seconds)
+            if duty is not None:
+                due[duty].append(job)
+        due[Duty.DELIVER] = await self._missing(due[Duty.DELIVER][:LOOKED_UP])
+        for duty, jobs in due.items():
+            await self._see_to(duty, jobs)
+        await self._locks.sweep()
+
+    async def _missing(self, waiting: list[LiveJob]) -> list[LiveJob]:
+        """Those of the jobs that wait for a worker that are in no lane: a late ack may have taken them."""
+        there = await self._dispatch.in_lanes([job.glimpse for job in waiting])
+        now = time.monotonic()
+        for job in waiting:
+            job.checked = now
+        return [job for job, found in zip(waiting, there, strict=True) if not found]
+
+    async def _see_to(self, duty: Duty, jobs: list[LiveJob]) -> None:
+        for start in range(0, len(jobs), TOGETHER):
+            async with anyio.create_task_group() as group:
+                for job in jobs[start : start + TOGETHER]:
+                    group.start_soon(self._do, duty, job)
+
+    async def _do(self, duty: Duty, job: LiveJob) -> None:
+        """The edge of one duty: what fails is logged, and comes again with the next round."""
+        try:
+            await self._handlers[duty](job)
+        except RevisionConflict:
+            self._live.forget(job)
+        except (BusError, InvalidMessage) as error:
+            log.warning("job %s: cannot %s yet: %s", job.glimpse.job_id, duty.value, error)
+
+    async def _current(self, job: LiveJob) -> Entry | None:
+        """The record, if it still is as the duty was concluded from."""
+        entry = await self._store.find(job.glimpse.job_id)
+        if entry is None or entry.revision != job.revision:
+            self._live.forget(job)
+            return None
+        return entry
+
+    async def _admit(self, job: LiveJob) -> None:
+        """Nothing but its images' locks holds the job up any more."""
+        entry = await self._current(job)
+        if entry is None:
+            return
+        waits = await self._locks.take(entry.record.job_id, entry.record.spec)
+        now = dt.datetime.now(dt.UTC)
+        if waits is None:
+            admitted = queued(entry.record, now=now, by=self._name)
+            await self._dispatch.deliver(await self._store.swap(admitted, entry.revision))
+        elif waits != entry.record.pending_reason:
+            await self._store.swap(pending(entry.record, waits, now=now), entry.revision)
+
+    async def _deliver(self, job: LiveJob) -> None:
+        entry = await self._current(job)
+        if entry is not None:
+            log.warning("job %s had vanished from its lane", entry.record.job_id)
+            await self._dispatch.put_in_lane(entry)
+
+    async def _lost(self, job: LiveJob) -> None:
+        words = f"{job.glimpse.lease.worker_id if job.glimpse.lease else 'its worker'} went silent"
+        await self._take_back(job, JobError(code=ErrorCode.WORKER_LOST, message=words))
+
+    async def _overdue(self, job: LiveJob) -> None:
+        words = f"its worker did not end the attempt within {job.glimpse.policy.timeout_seconds} s"
+        await self._take_back(job, JobError(code=ErrorCode.TIMEOUT, message=words))
+
+    async def _take_back(self, job: LiveJob, error: JobError) -> None:
+        entry = await self._current(job)
+        if entry is None:
+            return
+        record = taken_back(entry.record, error, now=dt.datetime.now(dt.UTC), by=self._name)
+        log.warning("job %s: %s: now %s", record.job_id, error.message, record.state)
+        taken = await self._store.swap(record, entry.revision)
+        if record.state.terminal:
+            await self._dispatch.tell(taken)
+            await self._dispatch.put_in_lane(taken)
+        else:
+            await self._dispatch.deliver(taken)
+
+    async def _expire(self, job: LiveJob) -> None:
+        entry = await self._current(job)
+        if entry is not None:
+            cause = JobError(code=ErrorCode.DEADLINE_EXCEEDED, message="the job's deadline has passed")
+            await self._dispatch.stop(entry, cause)

@@ -1,0 +1,120 @@
+"""Image locks: taken before a job goes to its lane, given back when the job has ended.
+
+A lock belongs to a job, not to an attempt: the attempts of one job are kept apart by its lease.
+"""
+
+import contextlib
+import time
+from typing import Final
+
+import msgspec
+
+from h2kbus.connection import Connection
+from h2kbus.errors import RevisionConflict
+from h2kbus.store import JobStore
+from subjects.codec import decode, encode
+from subjects.locks import ImageLock, lock_key, lock_of
+from subjects.operations import OperationCatalog, parameters_of
+from subjects.spec import JobSpec
+from subjects.topology import Topology
+
+ORPHAN_SECONDS: Final = 60.0
+"""A lock whose job has no record is given back after this long: the record is made right after the lock."""
+TRIES: Final = 8
+"""Lost races before the job has to wait for the next round."""
+_EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
+_GIVEN_BACK: Final = {"KV-Operation": "DEL", "Nats-TTL": "60s"}
+
+
+class _Held(msgspec.Struct, frozen=True):
+    lock: ImageLock
+    revision: int
+    seen: float
+
+
+class ImageLocks:
+    """The locks of one fleet, as one scheduler sees and changes them. Every change is a compare-and-set."""
+
+    def __init__(
+        self, connection: Connection, topology: Topology, store: JobStore, catalog: OperationCatalog
+    ) -> None:
+        self._connection = connection
+        self._topology = topology
+        self._store = store
+        self._catalog = catalog
+        self._stream = topology.bucket_stream(topology.locks_bucket)
+        self._held: dict[str, _Held] = {}
+        self._after = 0
+
+    async def take(self, job_id: str, spec: JobSpec | None) -> str | None:
+        """Take the locks of all images that the job writes, or none: then say what it waits for.
+
+        Raises InvalidMessage for an operation that this scheduler does not know.
+        """
+        taken: dict[str, int] = {}
+        # Everybody takes them in the same order, so that nobody waits in a circle.
+        for lock in sorted(self._needed(job_id, spec), key=lock_key):
+            held = await self._take(lock)
+            if isinstance(held, str):
+                for name, revision in taken.items():
+                    await self._give_back(name, revision)
+                return f"waits for job {held}, which writes {lock.path}"
+            taken[lock_key(lock)] = held
+        return None
+
+    def _needed(self, job_id: str, spec: JobSpec | None) -> list[ImageLock]:
+        if spec is None:
+            return []
+        declaration = self._catalog.declaration_of(spec)
+        paths = declaration.writes(spec, parameters_of(declaration, spec.parameters))
+        return [lock_of(spec.pool, each, job_id) for each in paths]
+
+    async def sweep(self) -> None:
+        """Give back the locks of jobs that have ended, whoever took them."""
+        await self._refresh()
+        names = list(self._held)
+        found = await self._store.find_many([self._held[name].lock.job_id for name in names])
+        for name, entry in zip(names, found, strict=True):
+            held = self._held[name]
+            ended = entry.record.state.terminal if entry else time.monotonic() - held.seen > ORPHAN_SECONDS
+            if ended and await self._give_back(name, held.revision):
+                del self._held[name]
+
+    async def _refresh(self) -> None:
+        subject = self._topology.lock_subject("*")
+        async for stored in self._connection.read(self._stream, subject, after=self._after):
+            self._after = stored.seq
+            name = stored.subject.rsplit(".", 1)[-1]
+            self._held.pop(name, None)
+            if stored.data:
+                lock = decode(ImageLock, stored.data)
+                self._held[name] = _Held(lock, stored.seq, time.monotonic())
+
+    async def _take(self, lock: ImageLock) -> int | str:
+        """Take one lock: its new revision, or the id of the job that has it and has not ended.
+
+        What is ours already is written anew, so that nobody gives back what we believe to have.
+        """
+        subject = self._topology.lock_subject(lock_key(lock))
+        for _ in range(TRIES):
+            found = await self._connection.get_last(self._stream, subject)
+            holder = decode(ImageLock, found.data).job_id if found and found.data else lock.job_id
+            if holder != lock.job_id and not await self._has_ended(holder):
+                return holder
+            with contextlib.suppress(RevisionConflict):
+                expected = {_EXPECTED: str(found.seq if found else 0)}
+                return await self._connection.publish(subject, encode(lock), expected)
+        return "that is faster"
+
+    async def _has_ended(self, job_id: str) -> bool:
+        entry = await self._store.find(job_id)
+        return entry is not None and entry.record.state.terminal
+
+    async def _give_back(self, name: str, revision: int) -> bool:
+        """Give a lock back unless it has changed since; false then."""
+        headers = {**_GIVEN_BACK, _EXPECTED: str(revision)}
+        try:
+            await self._connection.publish(self._topology.lock_subject(name), b"", headers)
+        except RevisionConflict:
+            return False
+        return True

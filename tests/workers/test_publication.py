@@ -1,0 +1,174 @@
+"""Results become visible whole and once, and whoever comes after a lost attempt knows what it left."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from h2kbus.errors import AttemptStopped, ErrorCode, OperationFailed
+from tests.workers.conftest import lease_is_held
+from workers.context import OperationResult
+from workers.outputs import StagedFile
+from workers.publication import Publication, clear_away, publish, recover
+
+pytestmark = pytest.mark.anyio
+
+RESULT = OperationResult(summary={"said": "first"})
+
+
+def scratch_of(out: Path, token: int, job_id: str = "job") -> Path:
+    scratch = out / f".h2kbus-{job_id}-{token}"
+    scratch.mkdir()
+    return scratch
+
+
+def staged(scratch: Path, *names: str) -> list[StagedFile]:
+    files = []
+    for name in names:
+        source = scratch / f"staged-{name}"
+        source.write_text(name)
+        files.append(StagedFile(source, scratch.parent / name))
+    return files
+
+
+async def published(out: Path, token: int, *names: str) -> Publication:
+    """What an attempt leaves that dies after its outputs got their names."""
+    scratch = scratch_of(out, token)
+    return await publish(scratch, staged(scratch, *names), RESULT, lease_is_held)
+
+
+async def dies() -> None:
+    raise AttemptStopped(ErrorCode.LEASE_LOST, "made up")
+
+
+def seen(out: Path) -> list[str]:
+    return sorted(each.name for each in out.iterdir())
+
+
+async def test_published_files_are_whole_and_private(tmp_path: Path) -> None:
+    await (await published(tmp_path, 1, "a")).keep()
+    assert (tmp_path / "a").read_text() == "a"
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+    assert seen(tmp_path) == ["a"]
+
+
+async def test_one_taken_name_publishes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "b").write_text("mine")
+    with pytest.raises(OperationFailed) as caught:
+        await published(tmp_path, 1, "a", "b")
+    assert caught.value.error_code is ErrorCode.OUTPUT_EXISTS
+    assert seen(tmp_path) == [".h2kbus-job-1", "b"]
+    assert (tmp_path / "b").read_text() == "mine"
+
+
+async def test_filesystem_without_hard_links_does_not_overwrite_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "taken").write_text("mine")
+    await published(tmp_path, 1, "free")
+    with pytest.raises(OperationFailed):
+        await published(tmp_path, 2, "taken")
+    assert (tmp_path / "free").read_text() == "free"
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+async def test_withdrawn_names_are_gone(tmp_path: Path) -> None:
+    await (await published(tmp_path, 1, "a", "b")).withdraw()
+    assert seen(tmp_path) == []
+
+
+async def test_whole_publication_is_adopted_with_its_result(tmp_path: Path) -> None:
+    await published(tmp_path, 1, "a", "b")
+    adopted = await recover(tmp_path, "job", before=2)
+    assert adopted is not None
+    assert adopted.result == RESULT
+    await adopted.keep()
+    assert seen(tmp_path) == ["a", "b"]
+
+
+async def test_adopter_that_dies_is_followed_by_another(tmp_path: Path) -> None:
+    await published(tmp_path, 1, "a")
+    await recover(tmp_path, "job", before=2)
+    adopted = await recover(tmp_path, "job", before=3)
+    assert adopted is not None
+    assert adopted.result == RESULT
+
+
+async def test_half_a_publication_is_taken_back(tmp_path: Path) -> None:
+    await published(tmp_path, 1, "a", "b")
+    (tmp_path / "b").unlink()
+    assert await recover(tmp_path, "job", before=2) is None
+    assert seen(tmp_path) == []
+
+
+async def test_name_that_somebody_else_gave_is_never_taken_back(tmp_path: Path) -> None:
+    await published(tmp_path, 1, "a", "b")
+    (tmp_path / "a").unlink()
+    (tmp_path / "a").write_text("mine")
+    assert await recover(tmp_path, "job", before=2) is None
+    assert seen(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_text() == "mine"
+
+
+async def test_attempt_that_never_published_is_cleared_away(tmp_path: Path) -> None:
+    scratch = scratch_of(tmp_path, 1)
+    with pytest.raises(AttemptStopped):
+        await publish(scratch, staged(scratch, "a"), RESULT, dies)
+    assert await recover(tmp_path, "job", before=2) is None
+    assert seen(tmp_path) == []
+
+
+async def test_revoked_attempt_cannot_publish_however_late_it_wakes(tmp_path: Path) -> None:
+    """It was suspended after the bus had confirmed its lease, and wakes when the next one has begun."""
+    scratch = scratch_of(tmp_path, 1)
+
+    async def sleeps_too_long() -> None:
+        await recover(tmp_path, "job", before=2)
+
+    with pytest.raises(OperationFailed):
+        await publish(scratch, staged(scratch, "a", "b"), RESULT, sleeps_too_long)
+    assert seen(tmp_path) == []
+
+
+async def test_late_worker_leaves_alone_what_was_adopted(tmp_path: Path) -> None:
+    late = await published(tmp_path, 1, "a")
+    adopted = await recover(tmp_path, "job", before=2)
+    await late.withdraw()
+    assert adopted is not None
+    await adopted.keep()
+    assert seen(tmp_path) == ["a"]
+
+
+async def test_other_jobs_and_later_attempts_are_left_alone(tmp_path: Path) -> None:
+    for name in (".h2kbus-job-1", ".h2kbus-job-9", ".h2kbus-job-a-1", ".h2kbus-other-1"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".h2kbus-job-2").symlink_to(tmp_path / ".h2kbus-other-1")
+    await recover(tmp_path, "job", before=3)
+    assert seen(tmp_path) == [".h2kbus-job-2", ".h2kbus-job-9", ".h2kbus-job-a-1", ".h2kbus-other-1"]
+
+
+@pytest.mark.parametrize(("keep", "left"), [(True, ["a"]), (False, [])])
+async def test_end_of_a_job_clears_away_and_keeps_what_stands(
+    tmp_path: Path, keep: bool, left: list[str]
+) -> None:
+    await published(tmp_path, 1, "a")
+    scratch_of(tmp_path, 5)
+    await clear_away(tmp_path, "job", keep_outputs=keep)
+    assert seen(tmp_path) == left
+
+
+async def test_nothing_to_recover_where_there_is_no_directory(tmp_path: Path) -> None:
+    assert await recover(tmp_path / "nowhere", "job", before=2) is None
+
+
+async def test_damaged_manifest_counts_as_none(tmp_path: Path) -> None:
+    await published(tmp_path, 1, "a")
+    (tmp_path / ".h2kbus-job-1" / "publication.json").write_text("{")
+    assert await recover(tmp_path, "job", before=2) is None
+    shutil.rmtree(tmp_path / ".h2kbus-job-1", ignore_errors=True)
+    assert seen(tmp_path) == ["a"]
