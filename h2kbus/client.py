@@ -270,14 +270,13 @@ def _same_or_duplicate(entry: Entry, spec: JobSpec | None) -> Entry | DuplicateJ
 
 
 async def read_lanes(connection: Connection, topology: Topology) -> list[LaneAnnouncement]:
-    """The lanes bucket, most urgent lanes first."""
+    """The lanes bucket, most urgent lanes first. What is no announcement is left out."""
     stream = topology.bucket_stream(topology.lanes_bucket)
-    subject = f"$KV.{topology.lanes_bucket}.>"
-    found = [
-        decode(LaneAnnouncement, stored.data)
-        async for stored in connection.read(stream, subject)
-        if stored.data
-    ]
+    found = []
+    async for stored in connection.read(stream, f"$KV.{topology.lanes_bucket}.>"):
+        with contextlib.suppress(InvalidMessage):
+            if stored.data:
+                found.append(decode(LaneAnnouncement, stored.data))
     return sorted(found, key=lambda lane: (lane.priority, lane.pool, lane.lane))
 
 

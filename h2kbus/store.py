@@ -1,6 +1,7 @@
 """The jobs bucket: one record per job, written only by compare-and-set."""
 
 import datetime as dt
+import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
@@ -8,10 +9,12 @@ import msgspec
 
 from h2kbus.answers import Stored
 from h2kbus.connection import Connection
-from h2kbus.errors import JobNotFound
+from h2kbus.errors import InvalidMessage, JobNotFound
 from subjects.codec import decode, encode
 from subjects.record import JobGlimpse, JobRecord
 from subjects.topology import RECORD_TTL_SECONDS, Topology
+
+log = logging.getLogger("h2kbus")
 
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 _TTL = "Nats-TTL"
@@ -76,8 +79,9 @@ class JobStore:
         """The jobs that were written after that revision, each once, with its newest revision."""
         subject = self._topology.record_subject("*")
         async for stored in self._connection.read(self._stream, subject, after=after):
-            if stored.data:
-                yield decode(JobGlimpse, stored.data), stored.seq
+            glimpse = _glimpse(stored)
+            if glimpse is not None:
+                yield glimpse, stored.seq
 
     async def server_time(self) -> dt.datetime:
         """The time by the server's clock: the only one that points in time are held against."""
@@ -92,6 +96,15 @@ class JobStore:
             self._topology.record_subject(record.job_id), encode(record), headers
         )
         return Entry(record, revision)
+
+
+def _glimpse(stored: Stored) -> JobGlimpse | None:
+    """None for what is no record: whoever put it there must not stop those who look after the others."""
+    try:
+        return decode(JobGlimpse, stored.data) if stored.data else None
+    except InvalidMessage as error:
+        log.warning("%s is no job's record: %s", stored.subject, error)
+        return None
 
 
 def _entry(stored: Stored) -> Entry:

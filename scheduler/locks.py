@@ -9,8 +9,9 @@ from typing import Final
 
 import msgspec
 
+from h2kbus.answers import Stored
 from h2kbus.connection import Connection
-from h2kbus.errors import RevisionConflict
+from h2kbus.errors import InvalidMessage, RevisionConflict
 from h2kbus.store import JobStore
 from subjects.codec import decode, encode
 from subjects.locks import ImageLock, lock_key, lock_of
@@ -86,8 +87,8 @@ class ImageLocks:
             self._after = stored.seq
             name = stored.subject.rsplit(".", 1)[-1]
             self._held.pop(name, None)
-            if stored.data:
-                lock = decode(ImageLock, stored.data)
+            lock = _readable(stored)
+            if lock is not None:
                 self._held[name] = _Held(lock, stored.seq, time.monotonic())
 
     async def _take(self, lock: ImageLock) -> int | str:
@@ -98,7 +99,8 @@ class ImageLocks:
         subject = self._topology.lock_subject(lock_key(lock))
         for _ in range(TRIES):
             found = await self._connection.get_last(self._stream, subject)
-            holder = decode(ImageLock, found.data).job_id if found and found.data else lock.job_id
+            current = _readable(found) if found else None
+            holder = current.job_id if current else lock.job_id
             if holder != lock.job_id and not await self._has_ended(holder):
                 return holder
             with contextlib.suppress(RevisionConflict):
@@ -118,3 +120,10 @@ class ImageLocks:
         except RevisionConflict:
             return False
         return True
+
+
+def _readable(stored: Stored) -> ImageLock | None:
+    """The lock under a key; None for one that was given back, and for what is no lock."""
+    with contextlib.suppress(InvalidMessage):
+        return decode(ImageLock, stored.data) if stored.data else None
+    return None

@@ -29,6 +29,7 @@ from h2kbus.settings import ConnectionSettings
 from scheduler.service import Scheduler
 from subjects.fleet import WorkerCapabilities
 from subjects.grammar import Grammar
+from subjects.lease import LEASE_SECONDS
 from subjects.operations import plugin_token
 from subjects.spec import ArtifactPolicy, Audit, ExecutionPolicy, ImageSpec, JobSpec
 from subjects.topology import Topology
@@ -133,10 +134,13 @@ class Fleet:
         self._group = group
         self._stack = stack
 
-    async def scheduler(self, name: str = "scheduler-1") -> Callable[[], None]:
+    async def scheduler(
+        self, name: str = "scheduler-1", *, lease_seconds: float = LEASE_SECONDS
+    ) -> Callable[[], None]:
         """Start a scheduler; returns the call that drains it."""
         connection = await self._stack.enter_async_context(connect(self.settings))
-        service = Scheduler(connection, self.topology, self.catalog, name)
+        topology = Topology(self.topology.grammar, lease_seconds=lease_seconds)
+        service = Scheduler(connection, topology, self.catalog, name)
         drain: Callable[[], None] = await self._group.start(service.serve)
         return drain
 
