@@ -1,0 +1,172 @@
+"""Runs `h2kbus worker` or `h2kbus scheduler` for the campaign: as it is, broken on purpose, or dying at a point.
+
+    python -m tests.chaos.node VARIANT POINT worker ...
+
+VARIANT is `sound` or one of `BROKEN`; POINT is `-`, or `name:n`: the process kills itself by SIGKILL when
+it comes there for the n-th time. The product has no hook for either: its functions are replaced here.
+"""
+
+import datetime as dt
+import functools
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import h2kbus.pull
+import h2kbus.store
+import scheduler.dispatch
+import scheduler.duties
+import workers.capabilities
+import workers.claim
+import workers.complete
+import workers.execute
+import workers.lease
+import workers.outputs
+import workers.publication
+import workers.service
+from subjects.fleet import WorkerCapabilities
+from subjects.operations import plugin_token
+
+POINTS: dict[str, tuple[Any, str, str]] = {
+    "after-claim": (workers.claim.Claims, "_take", "after"),
+    "before-guard": (workers.lease.HeldLease, "guard", "before"),
+    "before-place": (workers.publication, "_place_all", "before"),
+    "after-place": (workers.publication, "_place_all", "after"),
+    "before-final": (workers.complete.Settlement, "_write", "before"),
+    "after-final": (workers.complete.Settlement, "_write", "after"),
+    "before-ack": (h2kbus.pull.Delivery, "ack_unconfirmed", "before"),
+    "after-create": (h2kbus.store.JobStore, "create", "after"),
+    "after-taking-back": (scheduler.dispatch.Dispatch, "deliver", "before"),
+}
+"""Where a process may be made to die: a function, and whether before or after it."""
+
+
+def arm(point: str) -> None:
+    name, _, nth = point.partition(":")
+    owner, attribute, side = POINTS[name]
+    original = getattr(owner, attribute)
+    left = int(nth)
+
+    def passes() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    @functools.wraps(original)
+    async def awaited(*args: Any, **more: Any) -> Any:
+        if side == "before":
+            passes()
+        result = await original(*args, **more)
+        if side == "after":
+            passes()
+        return result
+
+    @functools.wraps(original)
+    def called(*args: Any, **more: Any) -> Any:
+        if side == "before":
+            passes()
+        result = original(*args, **more)
+        if side == "after":
+            passes()
+        return result
+
+    in_thread = attribute == "_place_all"
+    setattr(owner, attribute, called if in_thread else awaited)
+
+
+# Broken on purpose
+
+
+def without_fencing() -> None:
+    """A worker that believes in its lease for ever, and whose outputs replace what is there."""
+
+    async def guard(_: Any) -> None:
+        """Nobody is asked."""
+
+    def place(file: workers.outputs.StagedFile) -> None:
+        os.replace(file.source, file.target)
+
+    workers.lease.HeldLease.guard = guard  # type: ignore[method-assign]
+    workers.lease.HeldLease.stop = lambda *_: None  # type: ignore[method-assign, assignment]
+    workers.publication.place_file = place
+    workers.publication._revoke = lambda _: None  # type: ignore[assignment]
+    workers.publication.Publication.withdraw = workers.publication.Publication.keep  # type: ignore[method-assign]
+
+
+def with_blind_writes() -> None:
+    """Records are put, not compared and set."""
+
+    async def swap(self: Any, record: Any, revision: int) -> Any:
+        subject = self._topology.record_subject(record.job_id)
+        written = await self._connection.publish(subject, h2kbus.store.encode(record))
+        return h2kbus.store.Entry(record, written)
+
+    h2kbus.store.JobStore.swap = swap  # type: ignore[method-assign]
+
+
+def with_early_acks() -> None:
+    """A worker that acknowledges before it executes, in a fleet where the message is all there is."""
+    claim = workers.claim.Claims.claim
+
+    async def early(self: Any, delivery: Any) -> Any:
+        lease = await claim(self, delivery)
+        await delivery.ack()
+        return lease
+
+    workers.claim.Claims.claim = early  # type: ignore[method-assign]
+    without_rescue()
+
+
+def without_rescue() -> None:
+    """A scheduler that leaves every job to its worker, dead or alive."""
+    duty_of = scheduler.duties.duty_of
+
+    def blind(*args: Any, **more: Any) -> Any:
+        duty = duty_of(*args, **more)
+        return duty if duty in (scheduler.duties.Duty.ADMIT, scheduler.duties.Duty.EXPIRE) else None
+
+    scheduler.duties.duty_of = blind
+
+
+BROKEN: dict[str, Callable[[], None]] = {
+    "sound": lambda: None,
+    "no-fencing": without_fencing,
+    "blind-writes": with_blind_writes,
+    "early-acks": with_early_acks,
+}
+
+
+def probe_nothing() -> None:
+    """What the host can do is not in question here, and a node has to come back quickly."""
+
+    async def detect(
+        *, worker_id: str, pool: str, slots: int, work_dir: Path, **_: object
+    ) -> WorkerCapabilities:
+        return WorkerCapabilities(
+            worker_id=worker_id,
+            hostname="chaos",
+            last_heartbeat=dt.datetime.now(dt.UTC),
+            capabilities={plugin_token("chaos"): True},
+            pool=pool,
+            max_concurrent_jobs=slots,
+            memory_gb=8.0,
+        )
+
+    found: Callable[..., Awaitable[WorkerCapabilities]] = detect
+    workers.capabilities.detect = found
+
+
+if __name__ == "__main__":
+    variant, point, *command = sys.argv[1:]
+    probe_nothing()
+    BROKEN[variant]()
+    if point != "-":
+        arm(point)
+    sys.argv = ["h2kbus", *command]
+    from h2kbus.cli.app import main
+
+    main()
