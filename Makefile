@@ -5,7 +5,7 @@ LOCK = $(BIN)/uv --no-config pip compile --quiet --universal --python-version 3.
 	--custom-compile-command "make lock" --no-emit-index-url $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast lint bench lock clean
+.PHONY: help demo test fast lint bench chaos lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ lint: $(READY) ## Check style, format and types
 
 bench: $(READY) ## Measure the bus beside a bare loop; ARGS="--only pipeline" runs one part
 	$(BIN)/h2kbus bench $(ARGS)
+
+chaos: $(READY) ## Run the long fault campaign; ARGS="--seed 7" chooses another one
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 lock: $(READY) ## Write the lock files again; UPGRADE=1 takes the newest versions
 	$(LOCK) --group build --output-file requirements/build.lock

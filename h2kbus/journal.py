@@ -12,7 +12,7 @@ from subjects.grammar import token
 from subjects.record import DeadLetter
 from subjects.topology import Topology
 
-_KEPT_BYTES: Final = 512 * 1024
+KEPT_BYTES: Final = 512 * 1024
 
 
 async def publish_event(connection: Connection, topology: Topology, event: ProgressEvent) -> None:
@@ -30,7 +30,7 @@ async def bury(
         message=message,
         at=dt.datetime.now(dt.UTC),
         by=by,
-        data=delivery.data[:_KEPT_BYTES],
+        data=delivery.data[:KEPT_BYTES],
     )
     await connection.publish(topology.grammar.dead(reason, _job_id(delivery.subject)), encode(letter))
 

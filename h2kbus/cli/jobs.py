@@ -194,11 +194,12 @@ def describe(record: JobRecord) -> None:
     for warning in record.result.warnings if record.result else ():
         print_line(f"{'warning:':<11}{warning}")
     print_line("")
-    trail = ((_clock(each.at), each.to, each.by, each.reason or "") for each in record.transitions)
+    trail = ((clock(each.at), each.to, each.by, each.reason or "") for each in record.transitions)
     print_table(("TIME", "STATE", "BY", "REASON"), trail)
 
 
-def _clock(moment: dt.datetime) -> str:
+def clock(moment: dt.datetime) -> str:
+    """A point in time as it is shown to people: UTC, to the millisecond."""
     return moment.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
 
@@ -206,7 +207,7 @@ def _row(record: JobRecord) -> tuple[object, ...]:
     done = 100.0 if record.state is State.COMPLETED else record.progress and record.progress.progress_percent
     percent = "" if done is None else f"{done:.0f} %"
     operation = record.spec.operation if record.spec else ""
-    updated = _clock(record.updated_at)
+    updated = clock(record.updated_at)
     worker = record.worker_id or ""
     return (
         record.job_id,

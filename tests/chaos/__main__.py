@@ -14,7 +14,9 @@ from tests.chaos.nemesis import FAULTS
 
 
 def main(
-    seed: Annotated[int, typer.Option(help="The same seed gives the same jobs and draws the same faults.")] = 1,
+    seed: Annotated[
+        int, typer.Option(help="The same seed gives the same jobs and draws the same faults.")
+    ] = 1,
     jobs: Annotated[int, typer.Option(min=1)] = 10_000,
     faults: Annotated[int, typer.Option(min=0)] = 400,
     lease: Annotated[float, typer.Option(min=3)] = 4.0,
@@ -44,9 +46,12 @@ def main(
 def summary(report: Report) -> str:
     """The report for people."""
     plan = report.plan
+    ended = ", ".join(f"{count} {state}" for state, count in sorted(report.ended.items()))
+    kinds = len(report.faults)
     lines = [
-        f"seed {plan.seed}: {plan.jobs} jobs, {plan.faults} faults of {len(report.faults)} kinds, lease {plan.lease:g} s, {report.seconds:.0f} s",
-        f"  jobs: {', '.join(f'{count} {state}' for state, count in sorted(report.ended.items()))}; {report.executions} executions",
+        f"seed {plan.seed}, lease {plan.lease:g} s, {plan.workers} workers: {report.seconds:.0f} s",
+        f"  {plan.jobs} jobs: {ended}; {report.executions} executions",
+        f"  {plan.faults} faults of {kinds} kinds:",
         *(f"  {count:5} x {kind}" for kind, count in sorted(report.faults.items())),
         f"  recovery after a worker's kill -9: {_spread(report.after_kill)}",
         f"  recovery after the server's return: {_spread(report.after_server)}",

@@ -30,12 +30,15 @@ from tests.chaos.nemesis import FAULTS, Target, insist
 IN_FLIGHT: Final = 60
 """Jobs that have not ended while new ones are submitted."""
 FAULTS_AT_ONCE: Final = 3
-CALM_SECONDS: Final = 90.0
 SMALL_DISK: Final = "16m"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a campaign does. The same plan has the same jobs and draws the same faults in the same order."""
+    """What a campaign does. The same plan has the same jobs and draws the same faults in the same order.
+
+    `every` is the time between two faults, on average, and `calm` the time that the last jobs get to
+    end after the last fault, both in seconds.
+    """
 
     seed: int
     jobs: int
@@ -43,6 +46,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     lease: float = 4.0
     workers: int = 3
     every: float = 1.0
+    calm: float = 90.0
     kinds: tuple[str, ...] = tuple(FAULTS)
     variant: str = "sound"
 
@@ -115,7 +119,9 @@ class _Driver:
 async def run(plan: Plan, place: Path, *, say: Any = lambda _: None) -> Report:
     """Run a campaign in an empty directory."""
     began = time.monotonic()
-    report = Report(plan=plan, ended=Counter(), faults=Counter(), violations=[], after_kill=[], after_server=[])
+    report = Report(
+        plan=plan, ended=Counter(), faults=Counter(), violations=[], after_kill=[], after_server=[]
+    )
     root = f"c{secrets.token_hex(4)}.v1"
     (place / "out").mkdir(parents=True)
     with _small_disk(place / "small"):
@@ -128,7 +134,7 @@ async def run(plan: Plan, place: Path, *, say: Any = lambda _: None) -> Report:
                 target = Target(cluster, bus, place, random.Random(plan.seed + 1), plan.lease)
                 driver = _Driver(plan, target, place)
                 kills = await _storm(plan, target, driver, report, say)
-                evidence = await _calm(cluster, bus, driver, place)
+                evidence = await _calm(plan, cluster, bus, driver, place)
         evidence = msgspec.structs.replace(evidence, left_over=[*evidence.left_over, *left_over(place)])
         report.violations = check(msgspec.structs.replace(evidence, files=_files(place)))
     lines = evidence.ledger
@@ -173,16 +179,16 @@ async def _storm(
                     say(f"{number + 1} faults, {len(driver.accepted)} jobs accepted, {len(driver.open)} open")
         for node in target.cluster.nodes:
             node.proxy.heal()
-        with anyio.move_on_after(CALM_SECONDS):
+        with anyio.move_on_after(plan.calm):
             while driver.open:
                 await anyio.sleep(0.1)
         outer.cancel_scope.cancel()
     return kills
 
 
-async def _calm(cluster: Cluster, bus: Bus, driver: _Driver, place: Path) -> Evidence:
+async def _calm(plan: Plan, cluster: Cluster, bus: Bus, driver: _Driver, place: Path) -> Evidence:
     """Let everything settle, stop the fleet gently, and gather what is left."""
-    with anyio.move_on_after(20):
+    with anyio.move_on_after(min(plan.calm, 20)):
         while await _queued(bus) or await _locks(bus):
             await anyio.sleep(0.2)
     for node in cluster.nodes:
@@ -230,7 +236,12 @@ async def _ready(bus: Bus, workers: int) -> None:
 
 
 def _files(place: Path) -> dict[str, bytes]:
-    return {str(file): file.read_bytes() for name in ("out", "small") for file in (place / name).iterdir() if file.is_file() and not file.name.endswith(".log")}
+    return {
+        str(file): file.read_bytes()
+        for name in ("out", "small")
+        for file in (place / name).iterdir()
+        if file.is_file() and not file.name.endswith(".log")
+    }
 
 
 def _after_kill(

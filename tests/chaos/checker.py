@@ -89,9 +89,7 @@ def _executions(record: JobRecord, spec: JobSpec, lines: list[Line]) -> Iterator
         yield Violation("what is not idempotent starts once", record.job_id, f"tokens {tokens}")
     returned = sum("DRAINED" in (line.reason or "") for line in record.transitions)
     if len(starts) > policy.retry_count + 1 + returned:
-        yield Violation(
-            "executions are granted", record.job_id, f"{len(starts)} of {policy.retry_count + 1}"
-        )
+        yield Violation("executions are granted", record.job_id, f"{len(starts)} of {policy.retry_count + 1}")
     if record.state is State.COMPLETED and not starts:
         yield Violation("what completes has run", record.job_id, "no execution left evidence")
 
@@ -106,10 +104,10 @@ def _events(record: JobRecord, events: list[ProgressEvent]) -> Iterator[Violatio
         last = seen[-1].state if seen else "nothing"
         yield Violation("the last event tells the end", record.job_id, f"{record.state}, told {last}")
     for earlier, later in pairwise(seen):
-        if earlier.attempt == later.attempt and later.progress_percent < earlier.progress_percent:
-            if later.state.leased and earlier.worker_id == later.worker_id:
-                words = f"{earlier.progress_percent} then {later.progress_percent}"
-                yield Violation("progress never falls", record.job_id, words)
+        same = (earlier.attempt, earlier.worker_id) == (later.attempt, later.worker_id)
+        if same and later.state.leased and later.progress_percent < earlier.progress_percent:
+            words = f"{earlier.progress_percent} then {later.progress_percent}"
+            yield Violation("progress never falls", record.job_id, words)
         if earlier.state.terminal:
             yield Violation("nothing follows the end", record.job_id, f"{earlier.state}, then {later.state}")
 

@@ -1,4 +1,4 @@
-"""Runs `h2kbus worker` or `h2kbus scheduler` for the campaign: as it is, broken on purpose, or dying at a point.
+"""Runs a worker or a scheduler for the campaign: as it is, broken on purpose, or dying at a point.
 
     python -m tests.chaos.node VARIANT POINT worker ...
 
@@ -11,7 +11,7 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import h2kbus.pull
 import h2kbus.store
 import scheduler.dispatch
 import scheduler.duties
+import scheduler.locks
 import workers.capabilities
 import workers.claim
 import workers.complete
@@ -27,6 +28,7 @@ import workers.lease
 import workers.outputs
 import workers.publication
 import workers.service
+from subjects.codec import encode
 from subjects.fleet import WorkerCapabilities
 from subjects.operations import plugin_token
 
@@ -88,28 +90,30 @@ def without_fencing() -> None:
         """Nobody is asked."""
 
     def place(file: workers.outputs.StagedFile) -> None:
-        os.replace(file.source, file.target)
+        file.source.replace(file.target)
 
-    workers.lease.HeldLease.guard = guard  # type: ignore[method-assign]
-    workers.lease.HeldLease.stop = lambda *_: None  # type: ignore[method-assign, assignment]
-    workers.publication.place_file = place
-    workers.publication._revoke = lambda _: None  # type: ignore[assignment]
-    workers.publication.Publication.withdraw = workers.publication.Publication.keep  # type: ignore[method-assign]
+    publication = workers.publication
+    replace(workers.lease.HeldLease, guard=guard, stop=lambda *_: None)
+    replace(publication, place_file=place, _revoke=lambda _: None)
+    replace(publication.Publication, withdraw=publication.Publication.keep)
 
 
 def with_blind_writes() -> None:
     """Records are put, not compared and set."""
 
-    async def swap(self: Any, record: Any, revision: int) -> Any:
+    async def swap(self: Any, record: Any, _: int) -> Any:
         subject = self._topology.record_subject(record.job_id)
-        written = await self._connection.publish(subject, h2kbus.store.encode(record))
+        written = await self._connection.publish(subject, encode(record))
         return h2kbus.store.Entry(record, written)
 
-    h2kbus.store.JobStore.swap = swap  # type: ignore[method-assign]
+    replace(h2kbus.store.JobStore, swap=swap)
 
 
 def with_early_acks() -> None:
-    """A worker that acknowledges before it executes, in a fleet where the message is all there is."""
+    """A worker that acknowledges before it executes, in a fleet where the message is all there is.
+
+    With schedulers that look after the records an early acknowledgement alone loses nothing.
+    """
     claim = workers.claim.Claims.claim
 
     async def early(self: Any, delivery: Any) -> Any:
@@ -117,19 +121,37 @@ def with_early_acks() -> None:
         await delivery.ack()
         return lease
 
-    workers.claim.Claims.claim = early  # type: ignore[method-assign]
+    replace(workers.claim.Claims, claim=early)
     without_rescue()
 
 
 def without_rescue() -> None:
     """A scheduler that leaves every job to its worker, dead or alive."""
-    duty_of = scheduler.duties.duty_of
+    duty_of, duties = scheduler.duties.duty_of, scheduler.duties.Duty
 
     def blind(*args: Any, **more: Any) -> Any:
         duty = duty_of(*args, **more)
-        return duty if duty in (scheduler.duties.Duty.ADMIT, scheduler.duties.Duty.EXPIRE) else None
+        return duty if duty in (duties.ADMIT, duties.EXPIRE) else None
 
-    scheduler.duties.duty_of = blind
+    replace(scheduler.duties, duty_of=blind)
+
+
+def without_image_locks() -> None:
+    """A scheduler that lets two jobs write one image, and workers that replace what is there."""
+
+    async def take(*_: Any) -> None:
+        """Every lock is free."""
+
+    def place(file: workers.outputs.StagedFile) -> None:
+        file.source.replace(file.target)
+
+    replace(scheduler.locks.ImageLocks, take=take)
+    replace(workers.publication, place_file=place)
+
+
+def replace(owner: Any, **functions: Any) -> None:
+    for name, function in functions.items():
+        setattr(owner, name, function)
 
 
 BROKEN: dict[str, Callable[[], None]] = {
@@ -137,6 +159,7 @@ BROKEN: dict[str, Callable[[], None]] = {
     "no-fencing": without_fencing,
     "blind-writes": with_blind_writes,
     "early-acks": with_early_acks,
+    "no-image-locks": without_image_locks,
 }
 
 
@@ -156,8 +179,7 @@ def probe_nothing() -> None:
             memory_gb=8.0,
         )
 
-    found: Callable[..., Awaitable[WorkerCapabilities]] = detect
-    workers.capabilities.detect = found
+    replace(workers.capabilities, detect=detect)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The campaign's operation: it leaves evidence, runs a real tool, and publishes a file that names its attempt."""
+"""The campaign's operation: it leaves evidence, runs a real tool, and publishes a file with its token."""
 
 import hashlib
 import os

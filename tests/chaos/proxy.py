@@ -67,9 +67,7 @@ class Proxy:
                 far_writer.transport.abort()
         return writer.transport.abort()
 
-    async def _pump(
-        self, direction: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _pump(self, direction: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while chunk := await reader.read(64 * 1024):
             await self._open[direction].wait()
             if self.delay:
