@@ -1,5 +1,6 @@
 """A plug-in operation for tests: it does what its parameters say, so that each way to end can be had."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,13 +13,17 @@ from workers.context import JobContext, OperationResult
 
 
 class RehearseParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`fail` is an error code to end with; `mark` a file to which each execution appends its attempt."""
+    """`fail` is an error code to end with; `mark` a file to which each execution appends its attempt.
+
+    `stubborn_tool` runs one that ignores SIGTERM, in the workplace, for `seconds`.
+    """
 
     seconds: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.0
     fail: str | None = None
     fail_until_attempt: int = 99
     mark: str | None = None
     defect: bool = False
+    stubborn_tool: bool = False
 
 
 REHEARSE = OperationDeclaration(
@@ -39,13 +44,21 @@ class Rehearse:
         if wanted.mark is not None:
             with Path(wanted.mark).open("a") as file:
                 file.write(f"{job.attempt}\n")
-        if wanted.seconds:
+        if wanted.stubborn_tool:
+            await self._run_tool(job, wanted.seconds)
+        elif wanted.seconds:
             await self._work(job, wanted.seconds)
         if wanted.defect:
             raise ZeroDivisionError("made up")
         if wanted.fail is not None and job.attempt < wanted.fail_until_attempt:
             raise OperationFailed(ErrorCode(wanted.fail), "made up")
         return OperationResult(summary={"attempt": job.attempt})
+
+    async def _run_tool(self, job: JobContext, seconds: float) -> None:
+        job.report.enter("first", "running a tool")
+        program = f"import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep({seconds})"
+        async with job.workplace() as place:
+            await place.tools.run([sys.executable, "-c", program])
 
     async def _work(self, job: JobContext, seconds: float) -> None:
         for phase in ("first", "second"):

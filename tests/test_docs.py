@@ -110,3 +110,12 @@ def test_every_command_is_documented() -> None:
         command.name or command.callback.__name__ for command in app.registered_commands if command.callback
     }
     assert {name for name in names if f"`{name}" not in text and f"h2kbus {name}" not in text} == {"demo"}
+
+
+PROMISES = (REPOSITORY / "docs" / "guarantees.md").read_text()
+
+
+@pytest.mark.parametrize("named", sorted(set(re.findall(r"`(tests/[\w/]+\.py(?:::\w+)?)`", PROMISES))))
+def test_every_test_that_a_promise_names_is_there(named: str) -> None:
+    file, _, function = named.partition("::")
+    assert not function or f"def {function}(" in (REPOSITORY / file).read_text()

@@ -16,12 +16,11 @@ from h2kbus.cli.loop import run as run_async
 from h2kbus.cli.output import print_json, print_line
 from h2kbus.client import VERDICT_SECONDS, Bus
 from h2kbus.documents import Defaults, read_documents
-from h2kbus.errors import DuplicateJob, H2KBusError, InvalidMessage, SettingsError
+from h2kbus.errors import DuplicateJob, ErrorCode, H2KBusError, InvalidMessage, SettingsError
 from h2kbus.store import Entry
 from subjects.codec import convert
 from subjects.record import JobRecord
-from subjects.spec import JobSpec
-from subjects.states import State
+from subjects.spec import ExecutionPolicy, JobSpec
 
 MAX_REPORTED: Final = 20
 """After this many refusals only their number is told."""
@@ -33,6 +32,13 @@ Settings = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the operation; repeatable.")
 ]
 Priority = Annotated[int | None, typer.Option(help="1 (most urgent) to 10 [5].")]
+Policy = Annotated[
+    list[str],
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="retry_count, timeout_seconds, idempotent, not_before or deadline; repeatable.",
+    ),
+]
 ImageFormat = Annotated[str | None, typer.Option("--format", help="The image's format [detected].")]
 Checksum = Annotated[str | None, typer.Option(help="SHA-256 of the image, verified first.")]
 JobId = Annotated[str | None, typer.Option("--job-id", help="An id of your own [generated].")]
@@ -66,6 +72,7 @@ def submit(
     output_dir: OutputDir = None,
     settings: Settings = [],  # noqa: B006 - typer copies it
     priority: Priority = None,
+    policy: Policy = [],  # noqa: B006 - typer copies it
     image_format: ImageFormat = None,
     checksum: Checksum = None,
     job_id: JobId = None,
@@ -87,7 +94,8 @@ def submit(
     if files:
         specs = _from_files(files, output_dir)
     else:
-        described = _described(operation, image, output_dir, settings, priority, image_format, checksum)
+        described = _described(operation, image, output_dir, settings, image_format, checksum)
+        described["execution_policy"] = read_policy(policy, priority)
         specs = iter([with_audit(described, job_id, tags)])
     raise typer.Exit(run_async(_submit, context.obj, specs, wait))
 
@@ -113,7 +121,7 @@ def run(
     """
     from h2kbus.cli.processes import run_once
 
-    described = _described(operation, image, output_dir, settings, None, image_format, checksum)
+    described = _described(operation, image, output_dir, settings, image_format, checksum)
     spec = with_audit(described, None, [])
     record = run_async(run_once, spec, operations)
     if context.obj.json:
@@ -203,8 +211,8 @@ def refusal(word: Entry | DuplicateJob) -> H2KBusError | None:
     if isinstance(word, DuplicateJob):
         return word
     result = word.record.result
-    refused = word.record.state is State.FAILED and word.record.attempt == 0 and result and result.error
-    if not refused:
+    refused = result.error if result and word.record.attempt == 0 else None
+    if refused is None or refused.code is not ErrorCode.INVALID_SPEC:
         return None
     path = str(refused.details.get("path", "$"))
     return InvalidMessage(refused.message.removeprefix(f"{path}: "), path)
@@ -230,21 +238,27 @@ def _described(
     image: Path | None,
     output_dir: Path | None,
     settings: Sequence[str],
-    priority: int | None,
     image_format: str | None,
     checksum: str | None,
 ) -> dict[str, Any]:
     """The job that the options describe, as a document."""
     if operation is None or image is None or output_dir is None:
         raise SettingsError("--operation, --image and --output-dir belong together")
-    policy = {} if priority is None else {"priority": priority}
     return {
         "operation": operation,
         "image": {"path": str(image.absolute()), "format": image_format, "checksum": checksum},
         "artifacts": {"output_path": str(output_dir.absolute())},
-        "execution_policy": policy,
         "parameters": dict(_pair("--set", each, typed=True) for each in settings),
     }
+
+
+def read_policy(texts: Sequence[str], priority: int | None) -> dict[str, Any]:
+    """The fields of `--policy`, and of `--priority`. Raises SettingsError for one that does not exist."""
+    policy = dict(_pair("--policy", each, typed=True) for each in texts)
+    for key in policy.keys() - set(ExecutionPolicy.__struct_fields__):
+        known = ", ".join(ExecutionPolicy.__struct_fields__)
+        raise SettingsError(f"--policy {key!r} is not known; known: {known}")
+    return policy if priority is None else {**policy, "priority": priority}
 
 
 def with_audit(document: dict[str, Any], job_id: str | None, tags: Sequence[str]) -> JobSpec:

@@ -19,6 +19,12 @@ async def test_every_promise_is_kept_under_faults(tmp_path: Path, seed: int) -> 
     assert report.violations == [], summary(report)
 
 
+async def test_rolling_restart_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    kinds = ("worker drained", "scheduler drained")
+    report = await run(Plan(seed=13, jobs=300, faults=20, every=1, kinds=kinds), tmp_path / "campaign")
+    assert report.violations == [], summary(report)
+
+
 @pytest.mark.parametrize(
     ("variant", "kinds", "promise"),
     [

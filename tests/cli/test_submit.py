@@ -141,3 +141,26 @@ def test_ctrl_c_while_waiting_leaves_the_job_alone(local: Program, tmp_path: Pat
         assert process.wait(10) == 130
         assert "Traceback" not in process.stderr.read()
     assert local("watch", "left").returncode == 0
+
+
+def test_policy_of_a_job_comes_from_options(local: Program) -> None:
+    options = ("--policy", "retry_count=2", "--policy", "not_before=2020-01-01T00:00:00Z", "--priority", "3")
+    words = ("--operation", "rehearse", "--image", "/x", "--output-dir", "/y", *options)
+    done = local("submit", "--json", "--wait", *words)
+    policy = json.loads(done.stdout)["spec"]["execution_policy"]
+    assert (policy["retry_count"], policy["priority"]) == (2, 3)
+    assert policy["not_before"] == "2020-01-01T00:00:00Z"
+
+
+def test_policy_that_does_not_exist_is_refused(local: Program) -> None:
+    words = ("--operation", "rehearse", "--image", "/x", "--output-dir", "/y", "--policy", "retries=2")
+    done = local("submit", *words)
+    assert done.returncode == 2
+    assert "'retries' is not known; known: retry_count" in done.stderr
+
+
+def test_job_whose_deadline_has_passed_fails_and_is_no_usage_error(local: Program) -> None:
+    words = ("--operation", "rehearse", "--image", "/x", "--output-dir", "/y")
+    done = local("submit", "--wait", *words, "--policy", "deadline=2020-01-01T00:00:00Z")
+    assert done.returncode == 1
+    assert "DEADLINE_EXCEEDED" in done.stdout

@@ -1,9 +1,10 @@
 """One record, written by everybody who may write it, in any order, each from what it read some time ago."""
 
 import datetime as dt
+import itertools
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import hypothesis
 import msgspec
@@ -19,6 +20,7 @@ from h2kbus.provision import provision
 from h2kbus.settings import ConnectionSettings
 from h2kbus.store import Entry, JobStore
 from subjects import lifecycle
+from subjects.codec import encode
 from subjects.codes import ErrorCode
 from subjects.grammar import Grammar
 from subjects.record import JobRecord, ProgressSummary
@@ -166,19 +168,23 @@ class RecordEvolution(RuleBasedStateMachine):
         assert len(self.granted) <= (policy.retry_count + 1 if policy.idempotent else 1)
 
 
-@pytest.mark.slow
-def test_record_keeps_to_the_table_whoever_writes_it_and_when(settings: ConnectionSettings) -> None:
+class BlindStore(JobStore):
+    """Puts records without comparing, as a broken store would."""
+
+    async def swap(self, record: JobRecord, revision: int) -> Entry:
+        subject = self._topology.record_subject(record.job_id)
+        return Entry(record, await self._connection.publish(subject, encode(record)))
+
+
+def explore(settings: ConnectionSettings, store: type[JobStore]) -> None:
+    """Run many random interleavings against a bucket of the real server."""
     with (
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(connect(settings)) as connection,
     ):
         topology = Topology(Grammar(settings.root))
         portal.call(provision, connection, topology)
-        names: dict[str, Any] = {
-            "portal": portal,
-            "store": JobStore(connection, topology),
-            "numbers": iter(range(10**9)),
-        }
+        names = {"portal": portal, "store": store(connection, topology), "numbers": itertools.count()}
         run_state_machine_as_test(
             type("Bound", (RecordEvolution,), names),
             settings=hypothesis.settings(
@@ -189,3 +195,14 @@ def test_record_keeps_to_the_table_whoever_writes_it_and_when(settings: Connecti
                 suppress_health_check=list(HealthCheck),
             ),
         )
+
+
+@pytest.mark.slow
+def test_record_keeps_to_the_table_whoever_writes_it_and_when(settings: ConnectionSettings) -> None:
+    explore(settings, JobStore)
+
+
+@pytest.mark.slow
+def test_store_that_does_not_compare_is_found_out(settings: ConnectionSettings) -> None:
+    with pytest.raises(AssertionError):
+        explore(settings, BlindStore)

@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import msgspec
 import nats
+import psutil
 import pytest
 
 from h2kbus.client import Bus
@@ -123,6 +124,34 @@ async def test_running_job_stops_when_cancelled(bus: Bus, running: Fleet) -> Non
         record = await bus.result(job_id)
     assert record.state is State.CANCELLED
     assert record.cancel_requested
+
+
+async def test_cancelled_tool_is_gone_with_its_files_even_if_it_ignores_the_signal(
+    bus: Bus, running: Fleet, tmp_path: Path
+) -> None:
+    spec = rehearsal(seconds=47.11, stubborn_tool=True, output=str(tmp_path))
+    job_id = await bus.submit(spec)
+    async for event in bus.watch(job_id):
+        if event.state is State.PROGRESSING:
+            break
+    assert [each.name[:8] for each in tmp_path.iterdir() if each.is_dir()] == [".h2kbus-"]
+    await bus.cancel(job_id)
+    with anyio.fail_after(10):
+        assert (await bus.result(job_id)).state is State.CANCELLED
+    assert [each.name for each in tmp_path.iterdir()] == [f"{job_id}.log"]
+    assert [each for each in psutil.process_iter(["cmdline"]) if "sleep(47.11)" in str(each.info)] == []
+
+
+async def test_job_parked_for_a_retry_is_cancelled_at_once(bus: Bus, running: Fleet) -> None:
+    job_id = await bus.submit(rehearsal(fail="TOOL_FAILED", policy={"retry_count": 5}))
+    with anyio.fail_after(10):
+        while not await bus.verdict(job_id) or (await bus.status(job_id)).state is not State.RETRYING:
+            await anyio.sleep(0.02)
+    assert (await bus.status(job_id)).next_attempt_at is not None
+    await bus.cancel(job_id)
+    with anyio.fail_after(10):
+        record = await bus.result(job_id)
+    assert (record.state, record.attempt) == (State.CANCELLED, 1)
 
 
 async def test_attempt_ends_when_its_time_is_up(
