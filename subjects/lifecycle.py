@@ -102,7 +102,7 @@ def renewed(record: JobRecord, progress: ProgressSummary | None, *, now: dt.date
 
 
 def publishing(record: JobRecord) -> JobRecord:
-    """The holder is about to give its outputs their names. The mark stays until the job has ended."""
+    """The holder is about to give its outputs their names. Only a worker that settles it takes this back."""
     return msgspec.structs.replace(record, publishing=True)
 
 
@@ -114,7 +114,8 @@ def taken_back(record: JobRecord, error: JobError, *, now: dt.datetime, by: str)
     """
     cause = stop_cause(record)
     if record.publishing or (may_run_again(record) and cause is None):
-        return retrying(record, error, now=now, by=by, next_attempt_at=now)
+        again = retrying(record, error, now=now, by=by, next_attempt_at=now)
+        return msgspec.structs.replace(again, publishing=record.publishing)
     return stopped(record, cause, now=now, by=by) if cause else failed(record, error, now=now, by=by)
 
 
@@ -172,6 +173,7 @@ def retrying(
         f"{error.code}: {error.message}",
         errors=(*record.errors, error),
         lease=None,
+        publishing=False,
         worker_id=None,
         progress=None,
         next_attempt_at=next_attempt_at,

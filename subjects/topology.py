@@ -15,6 +15,9 @@ from subjects.lease import LEASE_SECONDS
 SECOND: Final = 1_000_000_000
 DAY: Final = 86_400 * SECOND
 
+COMMAND_WAIT_SECONDS: Final = 10.0
+"""A command that its scheduler does not answer for, because it died, goes to another one after this long."""
+
 HEARTBEAT_SECONDS: Final = 10.0
 WORKER_TTL_SECONDS: Final = 35.0
 """A worker's entry expires when three heartbeats are missing."""
@@ -118,7 +121,7 @@ class Topology:
         return Consumer(
             durable_name=self.scheduler_consumer,
             filter_subject=self.grammar.commands(),
-            ack_wait=30 * SECOND,
+            ack_wait=int(COMMAND_WAIT_SECONDS * SECOND),
         )
 
     def lane_consumer(self, pool: str, lane: str, priority: int) -> Consumer:

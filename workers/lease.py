@@ -14,7 +14,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from h2kbus.connection import Connection
-from h2kbus.errors import AttemptStopped, BusError, ErrorCode, RevisionConflict
+from h2kbus.errors import AttemptStopped, BusError, ErrorCode, H2KBusError, RevisionConflict
 from h2kbus.journal import publish_event
 from h2kbus.pull import Delivery
 from h2kbus.store import Entry, JobStore
@@ -121,8 +121,8 @@ class HeldLease:
                 await self.renew()
             if self.has_progress_to_send:
                 await self.send_progress()
-        except BusError as error:
-            log.warning("job %s: progress was not sent: %s", self.job_id, error)
+        except H2KBusError as error:
+            log.warning("job %s: the bus was not told: %s", self.job_id, error)
         finally:
             self._served = False
 

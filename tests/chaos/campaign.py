@@ -188,7 +188,7 @@ async def _storm(
 
 async def _calm(plan: Plan, cluster: Cluster, bus: Bus, driver: _Driver, place: Path) -> Evidence:
     """Let everything settle, stop the fleet gently, and gather what is left."""
-    with anyio.move_on_after(min(plan.calm, 20)):
+    with anyio.move_on_after(min(plan.calm, 30)):
         while await _queued(bus) or await _locks(bus):
             await anyio.sleep(0.2)
     for node in cluster.nodes:

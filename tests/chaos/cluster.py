@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +20,7 @@ from tests.conftest import REPOSITORY, environment, wheel_server
 
 OPERATION: Final = "tests.chaos.operation:CHAOS"
 RESTART_SECONDS: Final = 0.3
+START_SECONDS: Final = 15.0
 FAKETIME: Final = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 
 
@@ -100,6 +100,15 @@ class Server(Process):
     def argv(self) -> list[str]:
         return [str(wheel_server()), "-c", str(self._config)]
 
+    async def is_back(self) -> None:
+        """Wait until it takes connections."""
+        with anyio.fail_after(START_SECONDS):
+            while True:
+                with contextlib.suppress(OSError):
+                    async with await anyio.connect_tcp("127.0.0.1", self.port):
+                        return
+                await anyio.sleep(0.02)
+
 
 class Node(Process):
     """A scheduler or a worker, behind a proxy of its own."""
@@ -169,7 +178,7 @@ async def running_cluster(
         fleet = [await node(f"worker-{number}", work) for number in range(workers)]
         cluster = Cluster(server, schedulers, fleet)
         try:
-            _start(group, cluster)
+            await _start(group, cluster)
             yield cluster
         finally:
             group.cancel_scope.cancel()
@@ -177,21 +186,12 @@ async def running_cluster(
                 each.kill()
 
 
-def _start(group: TaskGroup, cluster: Cluster) -> None:
+async def _start(group: TaskGroup, cluster: Cluster) -> None:
     for process in (cluster.server, *cluster.nodes):
         process.start()
         group.start_soon(process.supervise)
         if process is cluster.server:
-            _wait_for(cluster.server.port)
-
-
-def _wait_for(port: int) -> None:
-    until = time.monotonic() + 10
-    while time.monotonic() < until:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
-            return
-        time.sleep(0.02)
-    raise TimeoutError("nats-server did not start")
+            await cluster.server.is_back()
 
 
 def free_port() -> int:

@@ -19,7 +19,7 @@ from subjects.record import LaneMessage
 from subjects.spec import JobSpec
 from subjects.states import State
 from tests.chaos.cluster import FAKETIME, Cluster, Node
-from tests.chaos.node import POINTS
+from tests.chaos.node import POINTS, SCHEDULER_POINTS
 
 POISON: Final = (b"", b"\xff\xfe", b"[]", b'{"job_id": 7}', b"{" * 5000, b"x" * 900_000)
 
@@ -115,7 +115,8 @@ async def tool_killed(target: Target) -> None:
 async def server_killed(target: Target) -> None:
     async with target.server_lock:
         target.cluster.server.signal(signal.SIGKILL)
-        await anyio.sleep(1.5)
+        await anyio.sleep(target.rng.uniform(0.2, 0.5) * target.lease)
+        await target.cluster.server.is_back()
 
 
 async def message_published_again(target: Target) -> None:
@@ -209,11 +210,15 @@ async def scratch_removed(target: Target) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-async def crash_at_a_point(target: Target) -> None:
-    point = target.rng.choice(sorted(POINTS))
-    node = target.scheduler if point in ("after-create", "after-taking-back") else target.worker
-    node.crash_point = f"{point}:{target.rng.randrange(1, 12)}"
-    node.signal(signal.SIGKILL)
+def _crash(point: str) -> Fault:
+    """A node that comes back and, before long, dies between two steps."""
+
+    async def fault(target: Target) -> None:
+        node = target.scheduler if point in SCHEDULER_POINTS else target.worker
+        node.crash_point = f"{point}:{target.rng.randrange(1, 8)}"
+        node.signal(signal.SIGKILL)
+
+    return fault
 
 
 async def clock_stepped(target: Target) -> None:
@@ -257,6 +262,6 @@ FAULTS: dict[str, Fault] = {
     "store full": store_full,
     "disk full": disk_full,
     "scratch directory removed": scratch_removed,
-    "crash at a point": crash_at_a_point,
+    **{f"crash {point}": _crash(point) for point in POINTS},
     **({"clock stepped": clock_stepped} if FAKETIME else {}),
 }

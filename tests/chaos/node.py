@@ -44,6 +44,7 @@ POINTS: dict[str, tuple[Any, str, str]] = {
     "after-taking-back": (scheduler.dispatch.Dispatch, "deliver", "before"),
 }
 """Where a process may be made to die: a function, and whether before or after it."""
+SCHEDULER_POINTS = ("after-create", "after-taking-back")
 
 
 def arm(point: str) -> None:
