@@ -13,7 +13,7 @@ from h2kbus.connection import Connection
 from h2kbus.errors import BusError, ContractConflict
 from subjects.topology import Consumer, Stream, Topology
 
-_FIXED: Final = ("retention", "storage", "discard", "discard_new_per_subject", "allow_msg_ttl")
+_FIXED: Final = ("retention", "storage", "discard", "discard_new_per_subject")
 _GROWS: Final = ("max_age", "max_msgs_per_subject", "num_replicas")
 _CONSUMER_EXISTS: Final = 10148
 _STREAM_EXISTS: Final = 10058

@@ -12,12 +12,11 @@ from h2kbus.connection import Connection
 from h2kbus.errors import InvalidMessage, JobNotFound
 from subjects.codec import decode, encode
 from subjects.record import JobGlimpse, JobRecord
-from subjects.topology import RECORD_TTL_SECONDS, Topology
+from subjects.topology import Topology
 
 log = logging.getLogger("h2kbus")
 
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
-_TTL = "Nats-TTL"
 READ_WINDOW: Final = 512
 
 
@@ -26,6 +25,14 @@ class Entry(msgspec.Struct, frozen=True):
 
     record: JobRecord
     revision: int
+
+
+class Change(msgspec.Struct, frozen=True):
+    """A job as it was written at a revision; `written` is the server's time of that (RFC 3339)."""
+
+    glimpse: JobGlimpse
+    revision: int
+    written: str
 
 
 class JobStore:
@@ -75,13 +82,13 @@ class JobStore:
             if stored.data:
                 yield _entry(stored)
 
-    async def changes(self, after: int) -> AsyncIterator[tuple[JobGlimpse, int]]:
-        """The jobs that were written after that revision, each once, with its newest revision."""
+    async def changes(self, after: int) -> AsyncIterator[Change]:
+        """The jobs that were written after that revision, each once, as it was written last."""
         subject = self._topology.record_subject("*")
         async for stored in self._connection.read(self._stream, subject, after=after):
             glimpse = _glimpse(stored)
             if glimpse is not None:
-                yield glimpse, stored.seq
+                yield Change(glimpse, stored.seq, stored.time)
 
     async def server_time(self) -> dt.datetime:
         """The time by the server's clock: the only one that points in time are held against."""
@@ -89,11 +96,8 @@ class JobStore:
         return msgspec.convert(info["ts"], dt.datetime)
 
     async def _write(self, record: JobRecord, expected: int) -> Entry:
-        headers = {_EXPECTED: str(expected)}
-        if record.state.terminal:
-            headers[_TTL] = f"{RECORD_TTL_SECONDS}s"
         revision = await self._connection.publish(
-            self._topology.record_subject(record.job_id), encode(record), headers
+            self._topology.record_subject(record.job_id), encode(record), {_EXPECTED: str(expected)}
         )
         return Entry(record, revision)
 

@@ -18,9 +18,11 @@ from h2kbus.store import Entry
 from scheduler.dispatch import Dispatch
 from scheduler.live import LiveJob, LiveJobs
 from scheduler.locks import ImageLocks
+from subjects.lease import Lease
 from subjects.lifecycle import pending, queued, taken_back
 from subjects.result import JobError
 from subjects.states import State
+from subjects.topology import REFRESH_SECONDS
 
 log = logging.getLogger("h2kbus.scheduler")
 
@@ -40,22 +42,31 @@ class Duty(enum.Enum):
     LOST = "lost"
     OVERDUE = "overdue"
     EXPIRE = "expire"
+    REFRESH = "refresh"
 
 
-def duty_of(job: LiveJob, *, now: float, clock: dt.datetime | None, lease_seconds: float) -> Duty | None:
-    """What a job needs, if anything. `now` is monotonic; `clock` the server's time, where it matters."""
-    glimpse = job.glimpse
-    policy, lease = glimpse.policy, glimpse.lease
-    if clock and policy.deadline and policy.deadline <= clock and not glimpse.deadline_exceeded:
+def duty_of(job: LiveJob, *, now: float, clock: dt.datetime, lease_seconds: float) -> Duty | None:
+    """What a job needs, if anything. `now` is monotonic, `clock` the server's time."""
+    glimpse, policy = job.glimpse, job.glimpse.policy
+    if policy.deadline and policy.deadline <= clock and not glimpse.deadline_exceeded:
         return Duty.EXPIRE
-    if lease is not None:
-        if now - job.since > lease.lost_after:
-            return Duty.LOST
-        # The holder ends the attempt itself; this is for one that renews its lease and does not.
-        return Duty.OVERDUE if now - job.held_since > policy.timeout_seconds + lease.seconds else None
-    if glimpse.state is State.VALIDATED:
-        return Duty.ADMIT if not policy.not_before or (clock and policy.not_before <= clock) else None
-    return Duty.DELIVER if now - job.checked > lease_seconds else None
+    if glimpse.lease is not None:
+        return _duty_about_holder(job, glimpse.lease, now)
+    if glimpse.state is State.VALIDATED and (not policy.not_before or policy.not_before <= clock):
+        return Duty.ADMIT
+    if now - job.checked <= lease_seconds:
+        return None
+    if job.is_older(REFRESH_SECONDS, clock):
+        return Duty.REFRESH
+    return Duty.DELIVER if glimpse.state is not State.VALIDATED else None
+
+
+def _duty_about_holder(job: LiveJob, lease: Lease, now: float) -> Duty | None:
+    if now - job.since > lease.lost_after:
+        return Duty.LOST
+    # The holder ends the attempt itself; this is for one that renews its lease and does not.
+    overdue = now - job.held_since > job.glimpse.policy.timeout_seconds + lease.seconds
+    return Duty.OVERDUE if overdue else None
 
 
 class Duties:
@@ -68,12 +79,14 @@ class Duties:
         self._name = dispatch.name
         self._lease_seconds = dispatch.topology.lease_seconds
         self._live = LiveJobs(self._store)
+        self._clock = dt.datetime.min.replace(tzinfo=dt.UTC)
         self._handlers: dict[Duty, Callable[[LiveJob], Awaitable[None]]] = {
             Duty.ADMIT: self._admit,
             Duty.DELIVER: self._deliver,
             Duty.LOST: self._lost,
             Duty.OVERDUE: self._overdue,
             Duty.EXPIRE: self._expire,
+            Duty.REFRESH: self._refresh,
         }
 
     async def run(self) -> None:
@@ -90,8 +103,7 @@ class Duties:
         """One round. Raises BusError."""
         if not await self._live.refresh():
             return
-        timed = any(each.glimpse.policy.deadline or each.glimpse.policy.not_before for each in self._live)
-        clock = await self._store.server_time() if timed else None
+        self._clock = clock = await self._store.server_time()
         now = time.monotonic()
         due: dict[Duty, list[LiveJob]] = {each: [] for each in Duty}
         for job in self._live:
@@ -101,7 +113,7 @@ class Duties:
         due[Duty.DELIVER] = await self._missing(due[Duty.DELIVER][:LOOKED_UP])
         for duty, jobs in due.items():
             await self._see_to(duty, jobs)
-        await self._locks.sweep()
+        await self._locks.sweep(clock)
 
     async def _missing(self, waiting: list[LiveJob]) -> list[LiveJob]:
         """Those of the jobs that wait for a worker that are in no lane: a late ack may have taken them."""
@@ -144,7 +156,7 @@ class Duties:
         if waits is None:
             admitted = queued(entry.record, now=now, by=self._name)
             await self._dispatch.deliver(await self._store.swap(admitted, entry.revision))
-        elif waits != entry.record.pending_reason:
+        elif waits != entry.record.pending_reason or job.is_older(REFRESH_SECONDS, self._clock):
             await self._store.swap(pending(entry.record, waits, now=now), entry.revision)
 
     async def _deliver(self, job: LiveJob) -> None:
@@ -179,3 +191,9 @@ class Duties:
         if entry is not None:
             cause = JobError(code=ErrorCode.DEADLINE_EXCEEDED, message="the job's deadline has passed")
             await self._dispatch.stop(entry, cause)
+
+    async def _refresh(self, job: LiveJob) -> None:
+        """The job has waited for so long that its record would expire: write it as it is."""
+        entry = await self._current(job)
+        if entry is not None:
+            await self._store.swap(entry.record, entry.revision)

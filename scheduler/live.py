@@ -1,14 +1,15 @@
 """Which jobs have not ended, and since when each is as it is, on this scheduler's own monotonic clock."""
 
+import datetime as dt
 import time
 from collections.abc import Iterator
 from typing import Final
 
 import anyio
+import msgspec
 
 from h2kbus.errors import NotProvisioned
-from h2kbus.store import JobStore
-from subjects.record import JobGlimpse
+from h2kbus.store import Change, JobStore
 
 REFRESH_SECONDS: Final = 1.0
 """The longest that one refresh may read; what is left is read by the next."""
@@ -18,26 +19,26 @@ class LiveJob:
     """One job that has not ended. Times are this process's monotonic seconds.
 
     `since` is when its record was first seen as it is, `held_since` when its lease's token was, and
-    `checked` when its lane was last looked into.
+    `checked` when its lane was last looked into. `written` is the server's own time of the record.
     """
 
-    __slots__ = ("checked", "glimpse", "held_since", "revision", "since")
+    __slots__ = ("checked", "glimpse", "held_since", "revision", "since", "written")
 
-    def __init__(self, glimpse: JobGlimpse, revision: int, now: float) -> None:
-        self.glimpse = glimpse
-        self.revision = revision
+    def __init__(self, change: Change, now: float) -> None:
+        self.glimpse, self.revision, self.written = change.glimpse, change.revision, change.written
         self.since = self.held_since = self.checked = now
 
-    def renew(self, glimpse: JobGlimpse, revision: int, now: float) -> None:
+    def renew(self, change: Change, now: float) -> None:
         """The record has changed."""
-        if (
-            glimpse.lease is None
-            or self.glimpse.lease is None
-            or glimpse.lease.token != self.glimpse.lease.token
-        ):
+        before, after = self.glimpse.lease, change.glimpse.lease
+        if before is None or after is None or before.token != after.token:
             self.held_since = now
-        self.glimpse, self.revision = glimpse, revision
+        self.glimpse, self.revision, self.written = change.glimpse, change.revision, change.written
         self.since = self.checked = now
+
+    def is_older(self, seconds: float, clock: dt.datetime) -> bool:
+        """Whether the record was written longer ago than that, by the server's clock alone."""
+        return clock - msgspec.convert(self.written, dt.datetime) > dt.timedelta(seconds=seconds)
 
 
 class LiveJobs:
@@ -58,9 +59,9 @@ class LiveJobs:
         """Read the changes; false when there are more than fit: then nothing may be concluded yet."""
         with anyio.move_on_after(REFRESH_SECONDS):
             try:
-                async for glimpse, revision in self._store.changes(self._after):
-                    self._after = revision
-                    self._note(glimpse, revision)
+                async for change in self._store.changes(self._after):
+                    self._after = change.revision
+                    self._note(change)
             except NotProvisioned:
                 # A bucket that was deleted comes back empty.
                 self._after = 0
@@ -73,12 +74,13 @@ class LiveJobs:
         """The job is not as it was thought to be; should it live, its next change brings it back."""
         self._jobs.pop(job.glimpse.job_id, None)
 
-    def _note(self, glimpse: JobGlimpse, revision: int) -> None:
-        if glimpse.state.terminal:
-            self._jobs.pop(glimpse.job_id, None)
+    def _note(self, change: Change) -> None:
+        job_id = change.glimpse.job_id
+        if change.glimpse.state.terminal:
+            self._jobs.pop(job_id, None)
             return
-        now, known = time.monotonic(), self._jobs.get(glimpse.job_id)
+        now, known = time.monotonic(), self._jobs.get(job_id)
         if known is None:
-            self._jobs[glimpse.job_id] = LiveJob(glimpse, revision, now)
+            self._jobs[job_id] = LiveJob(change, now)
         else:
-            known.renew(glimpse, revision, now)
+            known.renew(change, now)

@@ -4,6 +4,7 @@ A lock belongs to a job, not to an attempt: the attempts of one job are kept apa
 """
 
 import contextlib
+import datetime as dt
 import time
 from typing import Final
 
@@ -17,19 +18,20 @@ from subjects.codec import decode, encode
 from subjects.locks import ImageLock, lock_key, lock_of
 from subjects.operations import OperationCatalog, parameters_of
 from subjects.spec import JobSpec
-from subjects.topology import Topology
+from subjects.topology import REFRESH_SECONDS, Topology
 
 ORPHAN_SECONDS: Final = 60.0
 """A lock whose job has no record is given back after this long: the record is made right after the lock."""
 TRIES: Final = 8
 """Lost races before the job has to wait for the next round."""
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
-_GIVEN_BACK: Final = {"KV-Operation": "DEL", "Nats-TTL": "60s"}
+_GIVEN_BACK: Final = {"KV-Operation": "DEL"}
 
 
 class _Held(msgspec.Struct, frozen=True):
     lock: ImageLock
     revision: int
+    written: dt.datetime
     seen: float
 
 
@@ -70,8 +72,8 @@ class ImageLocks:
         paths = declaration.writes(spec, parameters_of(declaration, spec.parameters))
         return [lock_of(spec.pool, each, job_id) for each in paths]
 
-    async def sweep(self) -> None:
-        """Give back the locks of jobs that have ended, whoever took them."""
+    async def sweep(self, clock: dt.datetime) -> None:
+        """Give back the locks of jobs that have ended, whoever took them. `clock` is the server's time."""
         await self._refresh()
         names = list(self._held)
         found = await self._store.find_many([self._held[name].lock.job_id for name in names])
@@ -80,6 +82,8 @@ class ImageLocks:
             ended = entry.record.state.terminal if entry else time.monotonic() - held.seen > ORPHAN_SECONDS
             if ended and await self._give_back(name, held.revision):
                 del self._held[name]
+            elif clock - held.written > dt.timedelta(seconds=REFRESH_SECONDS):
+                await self._take(held.lock)
 
     async def _refresh(self) -> None:
         subject = self._topology.lock_subject("*")
@@ -89,7 +93,8 @@ class ImageLocks:
             self._held.pop(name, None)
             lock = _readable(stored)
             if lock is not None:
-                self._held[name] = _Held(lock, stored.seq, time.monotonic())
+                written = msgspec.convert(stored.time, dt.datetime)
+                self._held[name] = _Held(lock, stored.seq, written, time.monotonic())
 
     async def _take(self, lock: ImageLock) -> int | str:
         """Take one lock: its new revision, or the id of the job that has it and has not ended.

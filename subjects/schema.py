@@ -20,7 +20,7 @@ from subjects.operations import BUILT_IN
 from subjects.record import DeadLetter, JobRecord, LaneMessage
 from subjects.result import JobResult
 from subjects.spec import JobSpec
-from subjects.topology import PULL_GROUP, RECORD_TTL_SECONDS, Topology
+from subjects.topology import PULL_GROUP, RECORD_AGE_SECONDS, Topology
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 CONTRACT_VERSION: Final = "1.0.0"
@@ -192,7 +192,7 @@ def _jetstream(topology: Topology) -> dict[str, Any]:
         "object_stores": [topology.artifacts_store],
         "pull_group": PULL_GROUP,
         "lease_seconds": topology.lease_seconds,
-        "finished_record_ttl_seconds": RECORD_TTL_SECONDS,
+        "finished_record_age_seconds": RECORD_AGE_SECONDS,
     }
 
 

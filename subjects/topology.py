@@ -21,8 +21,10 @@ COMMAND_WAIT_SECONDS: Final = 10.0
 HEARTBEAT_SECONDS: Final = 10.0
 WORKER_TTL_SECONDS: Final = 35.0
 """A worker's entry expires when three heartbeats are missing."""
-RECORD_TTL_SECONDS: Final = 30 * 86_400
-"""Finished jobs stay readable for this long."""
+RECORD_AGE_SECONDS: Final = 30 * 86_400
+"""Finished jobs stay readable for this long. Nothing in a bucket grows older than this."""
+REFRESH_SECONDS: Final = 7 * 86_400
+"""What has to live on, a job that waits for instance, is written anew after this long."""
 
 MAX_CONSUMER_NAME: Final = 254
 """A consumer's name is a file's name on the server, which takes no more than 255 bytes."""
@@ -43,7 +45,6 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_msgs_per_subject: int = 0
     max_age: int = 0
     allow_direct: bool = False
-    allow_msg_ttl: bool = False
     allow_rollup_hdrs: bool = False
     deny_delete: bool = False
     deny_purge: bool = False
@@ -97,7 +98,12 @@ class Topology:
         self.scheduler_consumer = "scheduler"
 
     def streams(self) -> tuple[Stream, ...]:
-        """Everything that must exist before the first job, buckets and object store included."""
+        """Everything that must exist before the first job, buckets and object store included.
+
+        Records and locks expire by the age of all, never one by one: a server that is killed after it
+        removed a key's last value brings an older one back.
+        """
+        kept = RECORD_AGE_SECONDS * SECOND
         return (
             self._queue(self.commands_stream, "commands.*.*.*", "What clients ask of the scheduler"),
             self._queue(self.jobs_stream, "jobs.*.*.*.*", "Jobs waiting for a worker, by lane and priority"),
@@ -105,10 +111,10 @@ class Topology:
                 self.progress_stream, "progress.*", "Progress of every job", days=7, per_subject=1000
             ),
             self._history(self.dead_stream, "dead.*.*", "Messages that nobody could handle", days=30),
-            self._bucket(self.jobs_bucket, "The state of every job", allow_msg_ttl=True, deny_purge=True),
+            self._bucket(self.jobs_bucket, "The state of every job", max_age=kept, deny_purge=True),
             self._bucket(self.workers_bucket, "Heartbeats", max_age=int(WORKER_TTL_SECONDS * SECOND)),
             self._bucket(self.lanes_bucket, "Lanes that have a consumer"),
-            self._bucket(self.locks_bucket, "Images that a job is going to write", allow_msg_ttl=True),
+            self._bucket(self.locks_bucket, "Images that a job is going to write", max_age=kept),
             self._artifacts(),
         )
 

@@ -10,12 +10,14 @@ import msgspec
 from h2kbus.errors import ErrorCode, OperationFailed
 from subjects.operations import OperationDeclaration, Phase
 from workers.context import JobContext, OperationResult
+from workers.outputs import StagedFile
 
 
 class RehearseParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`fail` is an error code to end with; `mark` a file to which each execution appends its attempt.
 
-    `stubborn_tool` runs one that ignores SIGTERM, in the workplace, for `seconds`.
+    `publish` leaves a file that is named after the job. `stubborn_tool` runs a tool that ignores SIGTERM,
+    in the workplace, for `seconds`.
     """
 
     seconds: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.0
@@ -24,6 +26,7 @@ class RehearseParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     mark: str | None = None
     defect: bool = False
     stubborn_tool: bool = False
+    publish: bool = False
 
 
 REHEARSE = OperationDeclaration(
@@ -52,7 +55,14 @@ class Rehearse:
             raise ZeroDivisionError("made up")
         if wanted.fail is not None and job.attempt < wanted.fail_until_attempt:
             raise OperationFailed(ErrorCode(wanted.fail), "made up")
-        return OperationResult(summary={"attempt": job.attempt})
+        result = OperationResult(summary={"attempt": job.attempt})
+        return await self._publish(job, result) if wanted.publish else result
+
+    async def _publish(self, job: JobContext, result: OperationResult) -> OperationResult:
+        async with job.workplace() as place:
+            source = place.scratch / "out"
+            source.write_text(f"attempt {job.attempt}")
+            return await job.publish([StagedFile(source, job.output_path / f"{job.job_id}.out")], result)
 
     async def _run_tool(self, job: JobContext, seconds: float) -> None:
         job.report.enter("first", "running a tool")

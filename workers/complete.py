@@ -59,9 +59,9 @@ class Settlement:
 
     async def _write(self, lease: HeldLease, outcome: Outcome) -> Entry | None:
         """Swap in the next record; None when the job is no longer ours, and nothing may be touched."""
-        entry = lease.entry
+        entry, now = lease.entry, dt.datetime.now(dt.UTC)
         while True:
-            following = next_record(entry.record, outcome)
+            following = next_record(entry.record, outcome, now)
             if following is None:
                 log.warning("job %s: lease lost, nothing more is written", lease.job_id)
                 return None
@@ -73,16 +73,22 @@ class Settlement:
                 log.warning("job %s: its outcome is not written yet: %s", lease.job_id, error)
                 await anyio.sleep(PAUSE_SECONDS)
             found = await self._found(lease.job_id)
-            if found is not None and found.record.lease == entry.record.lease:
-                entry = found
-            elif (
-                found is not None and following.result is not None and found.record.result == following.result
-            ):
-                # It had been written; only the answer was lost.
-                return found
-            else:
-                await self._disown(lease, found)
-                return None
+            if found is None or found.record.lease != entry.record.lease:
+                return await self._taken(lease, following, found)
+            entry = found
+
+    async def _taken(self, lease: HeldLease, following: JobRecord, found: Entry | None) -> Entry | None:
+        """We hold the job no more: because our outcome was written and only the answer lost, or truly.
+
+        While nobody has it, the next attempt may adopt what was published.
+        """
+        if found is not None and following.result is not None and found.record.result == following.result:
+            return found
+        log.warning("job %s was taken back before its outcome was written", lease.job_id)
+        waits = found is not None and not found.record.state.terminal and not found.record.state.leased
+        if lease.publication is not None and not waits:
+            await lease.publication.withdraw()
+        return None
 
     async def _conclude(self, lease: HeldLease, record: JobRecord) -> None:
         """What was published stands exactly if the job has COMPLETED by it."""
@@ -91,13 +97,6 @@ class Settlement:
         if record.state is State.COMPLETED:
             await lease.publication.keep()
         else:
-            await lease.publication.withdraw()
-
-    async def _disown(self, lease: HeldLease, found: Entry | None) -> None:
-        """The job was taken from us. While nobody has it, the next attempt may adopt what was published."""
-        log.warning("job %s was taken back before its outcome was written", lease.job_id)
-        waits = found is not None and not found.record.state.terminal and not found.record.state.leased
-        if lease.publication is not None and not waits:
             await lease.publication.withdraw()
 
     async def _found(self, job_id: str) -> Entry | None:
@@ -137,10 +136,9 @@ async def _insist(step: Callable[[], Awaitable[None]]) -> None:
             return
 
 
-def next_record(record: JobRecord, outcome: Outcome) -> JobRecord | None:
+def next_record(record: JobRecord, outcome: Outcome, now: dt.datetime) -> JobRecord | None:
     """What the record becomes; None when the lease is lost."""
-    now, by = dt.datetime.now(dt.UTC), record.worker_id or ""
-    error = outcome.error
+    by, error = record.worker_id or "", outcome.error
     if error is None:
         return completed(record, job_result(record, outcome, State.COMPLETED, now), now=now)
     if outcome.stopped and error.code is ErrorCode.LEASE_LOST:

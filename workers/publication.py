@@ -131,11 +131,20 @@ def _recover(output_path: Path, job_id: str, before: int) -> Publication | None:
     found = None
     for scratch in _revoked(output_path, job_id, before):
         manifest = _manifest(scratch)
-        if found is None and manifest is not None and all(map(_stands, manifest.names)):
+        if found is None and manifest is not None and _is_whole(manifest):
             found = Publication(scratch, manifest.result)
         else:
             _undo(scratch)
     return found
+
+
+def _is_whole(manifest: _Manifest) -> bool:
+    """Whether every name stands, for good: the attempt may have died before that was certain."""
+    if not manifest.names or not all(map(_stands, manifest.names)):
+        return False
+    for directory in {Path(name.target).parent for name in manifest.names}:
+        sync_path(directory)
+    return True
 
 
 def _clear_away(output_path: Path, job_id: str, undo: Callable[[Path], None]) -> None:

@@ -1,17 +1,22 @@
 """Records are written by compare-and-set only, and finished ones expire."""
 
 import datetime as dt
+from pathlib import Path
 
+import anyio
 import pytest
 
-from h2kbus.connection import Connection
+from h2kbus.connection import Connection, connect
 from h2kbus.errors import ErrorCode, JobNotFound, NotProvisioned, RevisionConflict
+from h2kbus.provision import provision
+from h2kbus.settings import ConnectionSettings
 from h2kbus.store import JobStore
+from subjects.grammar import Grammar
 from subjects.lifecycle import cancelled, created, pending
 from subjects.record import JobRecord
 from subjects.result import JobError
-from subjects.topology import RECORD_TTL_SECONDS, Topology
-from tests.conftest import rehearsal
+from subjects.topology import SECOND, Topology
+from tests.conftest import rehearsal, start_server, wheel_server
 
 NOW = dt.datetime.now(dt.UTC)
 
@@ -27,12 +32,6 @@ def queued(job_id: str = "j1") -> JobRecord:
 
 def ended(record: JobRecord) -> JobRecord:
     return cancelled(record, JobError(code=ErrorCode.CANCELLED, message="enough"), now=NOW, by="test")
-
-
-async def header(store: Connection, topology: Topology, job_id: str) -> str | None:
-    stream = topology.bucket_stream(topology.jobs_bucket)
-    answer = await store.ask(f"$JS.API.DIRECT.GET.{stream}.{topology.record_subject(job_id)}")
-    return (answer.headers or {}).get("Nats-TTL")
 
 
 async def test_record_is_read_as_it_was_written(store: JobStore) -> None:
@@ -115,17 +114,30 @@ async def test_scan_of_an_empty_bucket_gives_nothing(store: JobStore) -> None:
     assert [entry async for entry in store.scan()] == []
 
 
-async def test_finished_record_expires(store: JobStore, provisioned: Connection, topology: Topology) -> None:
-    first = await store.create(queued())
-    await store.swap(ended(first.record), first.revision)
-    assert await header(provisioned, topology, "j1") == f"{RECORD_TTL_SECONDS}s"
-
-
-async def test_unfinished_record_never_expires(
-    store: JobStore, provisioned: Connection, topology: Topology
-) -> None:
-    await store.create(queued())
-    assert await header(provisioned, topology, "j1") is None
+@pytest.mark.slow
+async def test_record_that_has_expired_does_not_come_back_when_the_server_is_killed(tmp_path: Path) -> None:
+    """With an expiry of its own, a finished job came back as it was before its end: running."""
+    config = {"jetstream": {"store_dir": str(tmp_path / "js"), "sync_interval": "always"}}
+    process, url = start_server(wheel_server(), tmp_path / "first", config)
+    topology = Topology(Grammar())
+    async with connect(ConnectionSettings(url=url)) as connection:
+        await provision(connection, topology)
+        name, store = topology.bucket_stream(topology.jobs_bucket), JobStore(connection, topology)
+        info = await connection.api(f"STREAM.INFO.{name}")
+        short = {"max_age": SECOND, "duplicate_window": SECOND}
+        await connection.api(f"STREAM.UPDATE.{name}", {**info["config"], **short})
+        first = await store.create(queued())
+        await store.swap(ended(first.record), first.revision)
+        with anyio.fail_after(10):
+            while await store.find("j1"):
+                await anyio.sleep(0.05)
+        process.kill()
+        process.wait()
+    process, url = start_server(wheel_server(), tmp_path / "second", config)
+    async with connect(ConnectionSettings(url=url)) as connection:
+        assert await JobStore(connection, topology).find("j1") is None
+    process.kill()
+    process.wait()
 
 
 async def test_bucket_that_is_not_there_is_named(connection: Connection, topology: Topology) -> None:

@@ -10,7 +10,7 @@ import pytest
 from h2kbus.client import Bus
 from h2kbus.errors import BusError, JobNotFound
 from h2kbus.store import Entry
-from scheduler import mending
+from scheduler import duties, mending
 from subjects.codec import decode
 from subjects.codes import ErrorCode
 from subjects.lifecycle import claimed, publishing
@@ -157,6 +157,17 @@ async def test_what_is_no_record_stops_nobody(bus: Bus, watchful: Fleet) -> None
     await watchful.worker()
     await anyio.sleep(0.5)
     assert (await bus.result(await bus.submit(rehearsal()))).state is State.COMPLETED
+
+
+async def test_job_that_has_waited_for_long_is_written_anew(
+    bus: Bus, watchful: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = await bus.store.get((await accepted(bus, conversion("a"))).job_id)
+    monkeypatch.setattr(duties, "REFRESH_SECONDS", 1)
+    with anyio.fail_after(20):
+        while (later := await bus.store.get("a")).revision == entry.revision:
+            await anyio.sleep(0.05)
+    assert later.record == entry.record
 
 
 # Points in time

@@ -4,6 +4,7 @@ import datetime as dt
 
 import pytest
 
+from h2kbus.store import Change
 from scheduler.duties import Duty, duty_of
 from scheduler.live import LiveJob
 from subjects.lease import Lease
@@ -20,9 +21,13 @@ def glimpse(state: State, *, lease: Lease | None = None, asked: bool = False, **
     return JobGlimpse("j1", state, lease=lease, deadline_exceeded=asked, spec=spec)
 
 
-def due(job: JobGlimpse, *, after: float = 0.0, clock: dt.datetime | None = NOON) -> Duty | None:
+def live(job: JobGlimpse, written: dt.datetime = NOON) -> LiveJob:
+    return LiveJob(Change(job, 7, written.isoformat()), 1000.0)
+
+
+def due(job: JobGlimpse, *, after: float = 0.0, clock: dt.datetime = NOON) -> Duty | None:
     """The duty about a job whose record was seen so many seconds ago."""
-    return duty_of(LiveJob(job, 7, 1000.0), now=1000.0 + after, clock=clock, lease_seconds=60)
+    return duty_of(live(job), now=1000.0 + after, clock=clock, lease_seconds=60)
 
 
 @pytest.mark.parametrize(("after", "duty"), [(0, None), (53.9, None), (54.1, Duty.LOST)])
@@ -33,17 +38,19 @@ def test_a_holder_is_lost_when_its_record_has_not_changed_for_most_of_a_lease(
 
 
 def test_a_holder_that_renews_and_does_not_end_is_overdue_after_its_time_and_a_lease() -> None:
-    job = LiveJob(glimpse(State.PROGRESSING, lease=LEASE, timeout_seconds=100), 7, 1000.0)
-    job.renew(glimpse(State.PROGRESSING, lease=LEASE, timeout_seconds=100), 8, 1150.0)
-    assert duty_of(job, now=1159.0, clock=None, lease_seconds=60) is None
-    assert duty_of(job, now=1161.0, clock=None, lease_seconds=60) is Duty.OVERDUE
+    job = live(glimpse(State.PROGRESSING, lease=LEASE, timeout_seconds=100))
+    again = glimpse(State.PROGRESSING, lease=LEASE, timeout_seconds=100)
+    job.renew(Change(again, 8, NOON.isoformat()), 1150.0)
+    assert duty_of(job, now=1159.0, clock=NOON, lease_seconds=60) is None
+    assert duty_of(job, now=1161.0, clock=NOON, lease_seconds=60) is Duty.OVERDUE
 
 
 def test_another_claim_starts_the_time_anew() -> None:
-    job = LiveJob(glimpse(State.RUNNING, lease=LEASE, timeout_seconds=100), 7, 1000.0)
+    job = live(glimpse(State.RUNNING, lease=LEASE, timeout_seconds=100))
     other = Lease(worker_id="w2", token=9, seconds=60)
-    job.renew(glimpse(State.RUNNING, lease=other, timeout_seconds=100), 9, 1150.0)
-    assert duty_of(job, now=1200.0, clock=None, lease_seconds=60) is None
+    again = glimpse(State.RUNNING, lease=other, timeout_seconds=100)
+    job.renew(Change(again, 9, NOON.isoformat()), 1150.0)
+    assert duty_of(job, now=1200.0, clock=NOON, lease_seconds=60) is None
 
 
 @pytest.mark.parametrize("state", [State.QUEUED, State.RETRYING])
@@ -57,15 +64,14 @@ def test_a_job_that_waits_for_long_is_looked_for_in_its_lane(
 @pytest.mark.parametrize(
     ("not_before", "clock", "duty"),
     [
-        (None, None, Duty.ADMIT),
+        (None, NOON, Duty.ADMIT),
         (NOON, NOON, Duty.ADMIT),
         (NOON - HOUR, NOON, Duty.ADMIT),
         (NOON + HOUR, NOON, None),
-        (NOON - HOUR, None, None),
     ],
 )
 def test_a_job_is_admitted_when_the_servers_clock_says_so(
-    not_before: dt.datetime | None, clock: dt.datetime | None, duty: Duty | None
+    not_before: dt.datetime | None, clock: dt.datetime, duty: Duty | None
 ) -> None:
     assert due(glimpse(State.VALIDATED, not_before=not_before), clock=clock) is duty
 
@@ -82,3 +88,13 @@ def test_a_running_job_is_asked_to_stop_at_its_deadline_once() -> None:
 
 def test_a_deadline_to_come_changes_nothing() -> None:
     assert due(glimpse(State.RUNNING, lease=LEASE, deadline=NOON + HOUR)) is None
+
+
+@pytest.mark.parametrize("state", [State.VALIDATED, State.QUEUED, State.RETRYING])
+@pytest.mark.parametrize(("days", "refreshed"), [(6, False), (8, True)])
+def test_a_job_that_waits_for_a_week_is_written_anew_before_its_record_expires(
+    state: State, days: int, refreshed: bool
+) -> None:
+    waiting = live(glimpse(state, not_before=NOON + HOUR), NOON - dt.timedelta(days=days))
+    duty = duty_of(waiting, now=1061.0, clock=NOON, lease_seconds=60)
+    assert (duty is Duty.REFRESH) == refreshed

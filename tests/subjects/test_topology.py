@@ -15,6 +15,8 @@ from subjects.lease import LEASE_SECONDS
 from subjects.topology import (
     DAY,
     HEARTBEAT_SECONDS,
+    RECORD_AGE_SECONDS,
+    REFRESH_SECONDS,
     SECOND,
     WORKER_TTL_SECONDS,
     Stream,
@@ -93,9 +95,13 @@ def test_a_bucket_is_one_that_every_client_can_open(name: str) -> None:
     assert not stream.allow_rollup_hdrs
 
 
-def test_only_finished_records_expire_and_no_record_can_be_purged() -> None:
+def test_records_expire_by_age_and_cannot_be_purged() -> None:
     stream = STREAMS["KV_h2k_jobs"]
-    assert (stream.allow_msg_ttl, stream.max_age, stream.deny_purge) == (True, 0, True)
+    assert (stream.max_age, stream.deny_purge) == (RECORD_AGE_SECONDS * SECOND, True)
+
+
+def test_what_lives_on_is_written_anew_long_before_it_would_expire() -> None:
+    assert 4 * REFRESH_SECONDS < RECORD_AGE_SECONDS
 
 
 def test_lanes_are_kept_and_heartbeats_expire() -> None:
