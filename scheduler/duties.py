@@ -31,7 +31,7 @@ LONGEST_PAUSE_SECONDS: Final = 2.0
 TOGETHER: Final = 32
 """How many jobs are seen to at once."""
 LOOKED_UP: Final = 500
-"""How many waiting jobs a round looks up in their lanes, so that a long queue costs little."""
+"""How many jobs a round looks up in their lanes, and how many in their events: a long queue costs little."""
 
 
 class Duty(enum.Enum):
@@ -113,7 +113,17 @@ class Duties:
         due[Duty.DELIVER] = await self._missing(due[Duty.DELIVER][:LOOKED_UP])
         for duty, jobs in due.items():
             await self._see_to(duty, jobs)
+        await self._tell_ends(now)
         await self._locks.sweep(clock)
+
+    async def _tell_ends(self, now: float) -> None:
+        """Tell of ends whose writer died before it could, if no message brought another worker to do so."""
+        ended = self._live.ended_before(now - self._lease_seconds, LOOKED_UP)
+        for job_id in await self._dispatch.untold(ended):
+            entry = await self._store.find(job_id)
+            if entry is not None and entry.record.state.terminal:
+                log.warning("job %s ended %s and nobody had told", job_id, entry.record.state)
+                await self._dispatch.tell(entry)
 
     async def _missing(self, waiting: list[LiveJob]) -> list[LiveJob]:
         """Those of the jobs that wait for a worker that are in no lane: a late ack may have taken them."""

@@ -3,7 +3,6 @@
 Every step may be repeated: a redelivered command finishes what was cut off.
 """
 
-import contextlib
 import datetime as dt
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -17,7 +16,7 @@ from h2kbus.errors import (
     JobNotFound,
     RevisionConflict,
 )
-from h2kbus.journal import bury, publish_event
+from h2kbus.journal import bury
 from h2kbus.pull import Delivery
 from h2kbus.store import Entry
 from scheduler.dispatch import Dispatch
@@ -25,7 +24,6 @@ from scheduler.lanes import LaneRegistry
 from scheduler.locks import ImageLocks
 from subjects.codec import convert, decode
 from subjects.commands import CancelCommand, RetryCommand, Verb
-from subjects.events import milestone
 from subjects.grammar import CommandSubject
 from subjects.lanes import job_needs, lane_name
 from subjects.lifecycle import created, refused, same_job
@@ -153,9 +151,9 @@ class Intake:
             now=dt.datetime.now(dt.UTC),
             by=self._name,
         )
-        with contextlib.suppress(RevisionConflict):
-            entry = await self._store.create(record)
-            await publish_event(self._connection, self._topology, milestone(record, entry.revision))
+        entry = await self._create(record)
+        if entry.record == record or delivery.times_delivered > 1:
+            await self._tell_end(entry)
         await self._bury_copy(delivery, "invalid-spec", str(error))
 
     async def _cancel(self, command: CommandSubject, delivery: Delivery) -> None:
@@ -166,6 +164,8 @@ class Intake:
                 raise JobNotFound(f"no job {command.job_id}")
             await self._bury_copy(delivery, "no-such-job", f"no job {command.job_id}")
             return
+        if entry.record.state.terminal and delivery.times_delivered > 1:
+            await self._tell_end(entry)
         words = f"cancelled by {command.submitter}" + (f": {reason}" if reason else "")
         cause = JobError(code=ErrorCode.CANCELLED, message=words)
         while not entry.record.state.terminal:
@@ -175,6 +175,11 @@ class Intake:
                 entry = await self._store.get(command.job_id)
             else:
                 return
+
+    async def _tell_end(self, entry: Entry) -> None:
+        """Tell of an end that nobody else will tell of: who wrote it may have died before it could."""
+        if entry.record.state.terminal and entry.record.attempt == 0:
+            await self._dispatch.tell(entry)
 
     async def _bury(self, delivery: Delivery, reason: str, message: str) -> None:
         await self._bury_copy(delivery, reason, message)

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
@@ -13,6 +14,8 @@ from h2kbus.store import Change, JobStore
 
 REFRESH_SECONDS: Final = 1.0
 """The longest that one refresh may read; what is left is read by the next."""
+REMEMBERED_ENDS: Final = 2000
+"""How many jobs that have ended are remembered; a fleet that ends more in a lease forgets the oldest."""
 
 
 class LiveJob:
@@ -47,6 +50,7 @@ class LiveJobs:
     def __init__(self, store: JobStore) -> None:
         self._store = store
         self._jobs: dict[str, LiveJob] = {}
+        self._ended: deque[tuple[str, float]] = deque(maxlen=REMEMBERED_ENDS)
         self._after = 0
 
     def __iter__(self) -> Iterator[LiveJob]:
@@ -70,16 +74,25 @@ class LiveJobs:
             return True
         return False
 
+    def ended_before(self, moment: float, at_most: int) -> list[str]:
+        """Jobs that were seen to have ended before a monotonic moment; each is given once."""
+        found: list[str] = []
+        while self._ended and self._ended[0][1] < moment and len(found) < at_most:
+            found.append(self._ended.popleft()[0])
+        return found
+
     def forget(self, job: LiveJob) -> None:
         """The job is not as it was thought to be; should it live, its next change brings it back."""
         self._jobs.pop(job.glimpse.job_id, None)
 
     def _note(self, change: Change) -> None:
         job_id = change.glimpse.job_id
+        now = time.monotonic()
         if change.glimpse.state.terminal:
             self._jobs.pop(job_id, None)
+            self._ended.append((job_id, now))
             return
-        now, known = time.monotonic(), self._jobs.get(job_id)
+        known = self._jobs.get(job_id)
         if known is None:
             self._jobs[job_id] = LiveJob(change, now)
         else:

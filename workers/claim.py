@@ -7,16 +7,17 @@ import time
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from h2kbus.connection import Connection
-from h2kbus.errors import BusError, ErrorCode, InvalidMessage, RevisionConflict
+from h2kbus.errors import BusError, InvalidMessage, RevisionConflict
 from h2kbus.journal import bury, publish_event
 from h2kbus.pull import Delivery
 from h2kbus.store import Entry, JobStore
 from subjects.codec import decode
 from subjects.events import milestone
-from subjects.lifecycle import claimed, failed, pending, stop_cause, stopped
+from subjects.lifecycle import claimed, pending, stop_cause, stopped
 from subjects.record import JobRecord, LaneMessage
-from subjects.result import JobError
 from subjects.states import CLAIM_PATHS, State
 from subjects.topology import Topology
 from workers.lease import HeldLease
@@ -91,14 +92,13 @@ class Claims:
         Whether an attempt was begun is not known then, unless this is the first delivery.
         """
         log.error("job %s has no record any more; it is restored from its lane's message", record.job_id)
-        entry = await self._store.create(record)
         begun = delivery.times_delivered > 1 or record.attempt > 0
-        policy = record.spec.execution_policy if record.spec else None
-        if not begun or record.state.terminal or policy is None or policy.idempotent:
-            return entry
-        lost = JobError(code=ErrorCode.WORKER_LOST, message="its record was lost while it may have run")
-        ended = failed(record, lost, now=dt.datetime.now(dt.UTC), by=self._worker_id)
-        return await self._store.swap(ended, entry.revision)
+        if begun and not record.state.terminal:
+            # Whoever claims it finds out first whether that attempt has published something.
+            policy = record.spec.execution_policy if record.spec else None
+            spent = 1 if policy is not None and not policy.idempotent else 0
+            record = msgspec.structs.replace(record, publishing=True, attempt=max(record.attempt, spent))
+        return await self._store.create(record)
 
     async def _act(self, entry: Entry, delivery: Delivery, lease_seconds: float) -> HeldLease | None:
         """One try with one reading of the record. Raises RevisionConflict when it is out of date."""

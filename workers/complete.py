@@ -4,6 +4,7 @@ Each step is repeated until it is known to have happened, or until the lease is 
 two of them is finished by whoever gets the message next.
 """
 
+import contextlib
 import datetime as dt
 import logging
 import random
@@ -47,7 +48,9 @@ class Settlement:
         `on_written` is called once the record says it: the next job may start while the rest is told.
         """
         with anyio.move_on_after(lease.terms.seconds, shield=True):
-            await _insist(lease.send_progress)
+            # The last word of progress may be lost; the outcome must not wait for it.
+            with contextlib.suppress(BusError):
+                await lease.send_progress()
             await lease.close()
             entry = await self._write(lease, outcome)
             on_written()

@@ -81,7 +81,7 @@ async def _run(lease: HeldLease, record: JobRecord, catalog: OperationCatalog) -
 
 def has_history(record: JobRecord) -> bool:
     """Whether an earlier attempt may have left something."""
-    return any(each.to is State.RETRYING for each in record.transitions)
+    return record.publishing or any(each.to is State.RETRYING for each in record.transitions)
 
 
 async def _settle_earlier_attempts(lease: HeldLease, record: JobRecord) -> None:

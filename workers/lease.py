@@ -79,6 +79,11 @@ class HeldLease:
         return time.monotonic() - self._confirmed > self.terms.hold_for
 
     @property
+    def _is_lost(self) -> bool:
+        """An attempt that ends for any other reason still holds its job until that is settled."""
+        return self.cause is not None and self.cause.error_code is ErrorCode.LEASE_LOST
+
+    @property
     def overdue(self) -> bool:
         """Whether the attempt has used up its time, on this host's monotonic clock."""
         return time.monotonic() - self._began > self.time_out
@@ -136,11 +141,13 @@ class HeldLease:
     async def guard(self) -> None:
         """Mark the record as publishing, by the server's word that the lease is held.
 
-        Raises AttemptStopped if it is not.
+        While the server does not answer it is asked again, for as long as the lease lasts; after that
+        `tick` ends the attempt. Raises AttemptStopped when the attempt is to end.
         """
-        confirmed = await self.renew(marks_publishing=True)
-        if self.cause is None and not confirmed:
-            self.stop(ErrorCode.LEASE_LOST, "the bus did not confirm the lease")
+        while self.cause is None:
+            if await self.renew(marks_publishing=True):
+                break
+            await anyio.sleep(AGAIN_SECONDS)
         if self.cause is not None:
             raise self.cause
 
@@ -152,7 +159,7 @@ class HeldLease:
         """
         async with self._alone():
             for _ in range(3):
-                if self._closed or self.cause is not None:
+                if self._closed or self._is_lost:
                     return False
                 self._tried = began = time.monotonic()
                 try:

@@ -10,12 +10,14 @@ import pytest
 from h2kbus.client import Bus
 from h2kbus.errors import BusError, JobNotFound
 from h2kbus.store import Entry
+from h2kbus.watch import EventFeed
 from scheduler import duties, mending
 from subjects.codec import decode
 from subjects.codes import ErrorCode
-from subjects.lifecycle import claimed, publishing
+from subjects.lifecycle import claimed, failed, publishing
 from subjects.locks import ImageLock
 from subjects.record import JobRecord
+from subjects.result import JobError
 from subjects.spec import JobSpec
 from subjects.states import State
 from tests.conftest import Fleet, rehearsal
@@ -125,6 +127,20 @@ async def test_job_whose_message_vanished_is_put_in_its_lane_again(bus: Bus, wat
     await bus.connection.api(f"STREAM.PURGE.{bus.topology.jobs_stream}", {})
     await watchful.worker()
     assert (await bus.result("j1")).state is State.COMPLETED
+
+
+@pytest.mark.slow
+async def test_end_that_nobody_has_told_is_told(bus: Bus, watchful: Fleet) -> None:
+    """The worker died right after it had written the record, and its message has vanished as well."""
+    entry = await held_by_a_dead_worker(bus, rehearsal(job_id="j1"))
+    lost = JobError(code=ErrorCode.TOOL_FAILED, message="made up")
+    ended = failed(entry.record, lost, now=dt.datetime.now(dt.UTC), by="dead")
+    await bus.store.swap(ended, entry.revision)
+    await bus.connection.api(f"STREAM.PURGE.{bus.topology.jobs_stream}", {})
+    with anyio.fail_after(20):
+        async with EventFeed(bus.connection, bus.topology, "j1").open() as events:
+            while (await events.receive()).state is not State.FAILED:
+                pass
 
 
 @pytest.mark.slow

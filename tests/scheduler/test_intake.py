@@ -138,6 +138,7 @@ async def test_another_job_under_the_id_is_buried_and_the_first_untouched(
     bus: Bus, scheduling: Fleet
 ) -> None:
     first = await accepted(bus, rehearsal(job_id="taken"))
+    await until_read(bus)
     other = rehearsal(job_id="taken", seconds=1)
     await bus.submit(other)
     [(subject, letter)] = await letters(bus)
@@ -148,6 +149,7 @@ async def test_another_job_under_the_id_is_buried_and_the_first_untouched(
 
 async def test_another_submitter_cannot_take_an_id(bus: Bus, scheduling: Fleet) -> None:
     await accepted(bus, rehearsal(job_id="taken"))
+    await until_read(bus)
     await send(bus, "submit", "taken", encode(rehearsal(seconds=1)), submitter="mallory")
     [(subject, letter)] = await letters(bus)
     assert (subject, letter.subject.split(".")[-3]) == ("duplicate-id.taken", "mallory")

@@ -10,6 +10,7 @@ import pytest
 from h2kbus.client import Bus
 from h2kbus.errors import BusTimeout, ErrorCode
 from h2kbus.store import Entry, JobStore
+from h2kbus.watch import EventFeed
 from subjects.lifecycle import failed
 from subjects.record import JobRecord
 from subjects.result import JobError
@@ -104,3 +105,34 @@ async def test_worker_that_lost_the_job_takes_back_what_it_published(
         while [each.name for each in tmp_path.iterdir()] != [f"{job_id}.log"]:
             await anyio.sleep(0.02)
     assert (await bus.status(job_id)).state is State.FAILED
+
+
+async def test_bus_that_is_silent_for_a_moment_does_not_cost_the_attempt(
+    bus: Bus, running: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hours of work end with one question to the bus: it is asked again, for as long as the lease lasts."""
+    swap = JobStore.swap
+    silences = iter(range(2))
+
+    async def silent_at_first(self: JobStore, record: JobRecord, revision: int) -> Entry:
+        if record.publishing and next(silences, None) is not None:
+            raise BusTimeout("made up")
+        return await swap(self, record, revision)
+
+    monkeypatch.setattr(JobStore, "swap", silent_at_first)
+    record = await bus.result(await bus.submit(rehearsal(publish=True, output=str(tmp_path))))
+    assert (record.state, record.attempt) == (State.COMPLETED, 1)
+
+
+async def test_full_progress_stream_does_not_hold_up_the_outcome(bus: Bus, running: Fleet) -> None:
+    name = bus.topology.progress_stream
+    info = await bus.connection.api(f"STREAM.INFO.{name}")
+    full = {"max_msgs": 1, "discard": "new"}
+    await bus.connection.api(f"STREAM.UPDATE.{name}", {**info["config"], **full})
+    record = await bus.result(await bus.submit(rehearsal(seconds=0.5)))
+    assert (record.state, record.attempt) == (State.COMPLETED, 1)
+    # Its last event is told when there is room again.
+    await bus.connection.api(f"STREAM.UPDATE.{name}", {**info["config"], "max_msgs": -1})
+    async with EventFeed(bus.connection, bus.topology, record.job_id).open() as events:
+        with anyio.fail_after(10):
+            assert (await events.receive()).state is State.COMPLETED
