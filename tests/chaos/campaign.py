@@ -1,6 +1,7 @@
 """One campaign: a workload, faults from a seed, a time of calm, and the checker's verdict."""
 
 import contextlib
+import functools
 import random
 import secrets
 import signal
@@ -25,6 +26,7 @@ from subjects.states import State
 from tests.chaos import ledger, workload
 from tests.chaos.checker import Evidence, Violation, check
 from tests.chaos.cluster import Cluster, left_over, running_cluster
+from tests.chaos.history import History
 from tests.chaos.nemesis import FAULTS, Target, insist
 
 IN_FLIGHT: Final = 60
@@ -66,10 +68,15 @@ class Report(msgspec.Struct, kw_only=True):
     after_server: list[float] = []
 
 
+Kills = dict[str, list[tuple[float, int]]]
+"""Moments (monotonic) and process ids, by the kind of fault."""
+
+
 class _Driver:
     """Submits the jobs and hears how they end."""
 
-    def __init__(self, plan: Plan, target: Target, place: Path) -> None:
+    def __init__(self, plan: Plan, target: Target, place: Path, history: History) -> None:
+        self._history = history
         self.accepted: dict[str, JobSpec] = {}
         self.changed: dict[str, list[float]] = {}
         self.open: set[str] = set()
@@ -90,7 +97,9 @@ class _Driver:
             spec = workload.plan(self._rng, number, self._place)
             job_id = spec.job_id or ""
             self.open.add(job_id)
-            await insist(lambda spec=spec: self._target.bus.submit(spec))  # type: ignore[misc]
+            self._history.note("invoke", "submit", job_id=job_id)
+            await insist(functools.partial(self._target.bus.submit, spec))
+            self._history.note("ok", "submit", job_id=job_id)
             self.accepted[job_id] = self._target.jobs[job_id] = spec
         self.done = True
 
@@ -132,8 +141,9 @@ async def run(plan: Plan, place: Path, *, say: Any = lambda _: None) -> Report:
             async with h2kbus.connect(settings=settings, submitter="chaos") as bus:
                 await _ready(bus, plan.workers)
                 target = Target(cluster, bus, place, random.Random(plan.seed + 1), plan.lease)
-                driver = _Driver(plan, target, place)
-                kills = await _storm(plan, target, driver, report, say)
+                history = History(place / "history.jsonl")
+                driver = _Driver(plan, target, place, history)
+                kills = await _storm(plan, target, driver, report, history, say)
                 evidence = await _calm(plan, cluster, bus, driver, place)
         evidence = msgspec.structs.replace(evidence, left_over=[*evidence.left_over, *left_over(place)])
         report.violations = check(msgspec.structs.replace(evidence, files=_files(place)))
@@ -147,24 +157,21 @@ async def run(plan: Plan, place: Path, *, say: Any = lambda _: None) -> Report:
 
 
 async def _storm(
-    plan: Plan, target: Target, driver: _Driver, report: Report, say: Any
-) -> dict[str, list[tuple[float, int]]]:
+    plan: Plan, target: Target, driver: _Driver, report: Report, history: History, say: Any
+) -> Kills:
     """Jobs and faults side by side, until all of both have been given."""
-    kills: dict[str, list[tuple[float, int]]] = {"worker killed": [], "server killed": []}
+    kills: Kills = {"worker killed": [], "server killed": []}
     room = anyio.Semaphore(FAULTS_AT_ONCE)
 
     async def inflict(kind: str) -> None:
         async with room:
-            with contextlib.suppress(H2KBusError):
-                if kind == "server killed":
-                    await FAULTS[kind](target)
-                    kills[kind].append((time.monotonic(), 0))
-                elif kind == "worker killed":
-                    worker = target.worker
-                    kills[kind].append((time.monotonic(), worker.pid))
-                    worker.signal(signal.SIGKILL)
-                else:
-                    await FAULTS[kind](target)
+            history.note("invoke", kind)
+            try:
+                await _inflict(kind, target, kills)
+            except H2KBusError as error:
+                history.note("unknown", kind, error=str(error))
+            else:
+                history.note("ok", kind)
 
     async with anyio.create_task_group() as outer:
         outer.start_soon(driver.listen)
@@ -184,6 +191,18 @@ async def _storm(
                 await anyio.sleep(0.1)
         outer.cancel_scope.cancel()
     return kills
+
+
+async def _inflict(kind: str, target: Target, kills: Kills) -> None:
+    """One fault; of those whose recovery is measured it notes the moment."""
+    if kind == "worker killed":
+        worker = target.worker
+        kills[kind].append((time.monotonic(), worker.pid))
+        worker.signal(signal.SIGKILL)
+        return
+    await FAULTS[kind](target)
+    if kind == "server killed":
+        kills[kind].append((time.monotonic(), 0))
 
 
 async def _calm(plan: Plan, cluster: Cluster, bus: Bus, driver: _Driver, place: Path) -> Evidence:

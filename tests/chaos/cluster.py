@@ -131,7 +131,11 @@ class Node(Process):
 
     def environment(self) -> dict[str, str]:
         clock, self.clock = self.clock, ""
-        faked = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": clock, "DONT_FAKE_MONOTONIC": "1"} if clock else {}
+        faked = (
+            {"LD_PRELOAD": str(FAKETIME), "FAKETIME": clock, "DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1"}
+            if clock
+            else {}
+        )
         return environment(
             H2KBUS_URL=f"nats://127.0.0.1:{self.proxy.port}", H2KBUS_ROOT=self._root, USER="chaos", **faked
         )

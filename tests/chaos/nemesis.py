@@ -20,6 +20,7 @@ from subjects.spec import JobSpec
 from subjects.states import State
 from tests.chaos.cluster import FAKETIME, Cluster, Node
 from tests.chaos.node import POINTS, SCHEDULER_POINTS
+from workers.publication import MANIFEST
 
 POISON: Final = (b"", b"\xff\xfe", b"[]", b'{"job_id": 7}', b"{" * 5000, b"x" * 900_000)
 
@@ -206,8 +207,11 @@ async def disk_full(target: Target) -> None:
 
 
 async def scratch_removed(target: Target) -> None:
-    for scratch in list((target.place / "out").glob(".h2kbus-*"))[:1]:
-        shutil.rmtree(scratch, ignore_errors=True)
+    """Somebody tidies up where an attempt is at work. What has been published is known from there alone."""
+    for scratch in sorted((target.place / "out").glob(".h2kbus-*")):
+        if not (scratch / MANIFEST).exists():
+            shutil.rmtree(scratch, ignore_errors=True)
+            return
 
 
 def _crash(point: str) -> Fault:
