@@ -4,7 +4,6 @@ import contextlib
 import functools
 import random
 import secrets
-import signal
 import subprocess
 import time
 from collections import Counter
@@ -27,7 +26,7 @@ from tests.chaos import ledger, workload
 from tests.chaos.checker import Evidence, Violation, check
 from tests.chaos.cluster import Cluster, left_over, running_cluster
 from tests.chaos.history import History
-from tests.chaos.nemesis import FAULTS, Target, insist
+from tests.chaos.nemesis import FAULTS, Target, insist, worker_killed
 
 IN_FLIGHT: Final = 60
 """Jobs that have not ended while new ones are submitted."""
@@ -80,7 +79,6 @@ class _Driver:
         self.accepted: dict[str, JobSpec] = {}
         self.changed: dict[str, list[float]] = {}
         self.open: set[str] = set()
-        self.done = False
         self._plan = plan
         self._target = target
         self._place = place
@@ -101,7 +99,6 @@ class _Driver:
             await insist(functools.partial(self._target.bus.submit, spec))
             self._history.note("ok", "submit", job_id=job_id)
             self.accepted[job_id] = self._target.jobs[job_id] = spec
-        self.done = True
 
     async def listen(self) -> None:
         """Hear the live events; what is missed is made up for by looking from time to time."""
@@ -162,6 +159,8 @@ async def _storm(
     """Jobs and faults side by side, until all of both have been given."""
     kills: Kills = {"worker killed": [], "server killed": []}
     room = anyio.Semaphore(FAULTS_AT_ONCE)
+    # Its own source of chance: what faults draw while they run depends on the timing.
+    draw = random.Random(plan.seed + 2)
 
     async def inflict(kind: str) -> None:
         async with room:
@@ -178,8 +177,8 @@ async def _storm(
         async with anyio.create_task_group() as group:
             group.start_soon(driver.submit_all)
             for number in range(plan.faults):
-                await anyio.sleep(plan.every * target.rng.uniform(0.5, 1.5))
-                kind = target.rng.choice(plan.kinds)
+                await anyio.sleep(plan.every * draw.uniform(0.5, 1.5))
+                kind = draw.choice(plan.kinds)
                 report.faults[kind] += 1
                 group.start_soon(inflict, kind)
                 if number % 20 == 19:
@@ -196,9 +195,7 @@ async def _storm(
 async def _inflict(kind: str, target: Target, kills: Kills) -> None:
     """One fault; of those whose recovery is measured it notes the moment."""
     if kind == "worker killed":
-        worker = target.worker
-        kills[kind].append((time.monotonic(), worker.pid))
-        worker.signal(signal.SIGKILL)
+        kills[kind].append((time.monotonic(), await worker_killed(target)))
         return
     await FAULTS[kind](target)
     if kind == "server killed":

@@ -35,7 +35,6 @@ class Target:
         self.rng = rng
         self.lease = lease
         self.jobs: dict[str, JobSpec] = {}
-        self.cancelled: set[str] = set()
         self.server_lock = anyio.Lock()
 
     @property
@@ -55,7 +54,7 @@ class Target:
         return self.rng.choice(ids) if ids else None
 
 
-Fault = Callable[[Target], Awaitable[None]]
+Fault = Callable[[Target], Awaitable[object]]
 
 
 def _signal(pick: str, number: signal.Signals) -> Fault:
@@ -104,6 +103,14 @@ def _block(node: Node, rng: random.Random) -> None:
 
 def _slow(node: Node, rng: random.Random) -> None:
     node.proxy.delay = rng.uniform(0.02, 0.2)
+
+
+async def worker_killed(target: Target) -> int:
+    """Gives the process that was killed."""
+    worker = target.worker
+    pid = worker.pid
+    worker.signal(signal.SIGKILL)
+    return pid
 
 
 async def tool_killed(target: Target) -> None:
@@ -157,7 +164,6 @@ async def submitted_again(target: Target) -> None:
 async def cancelled(target: Target) -> None:
     job_id = target.recent()
     if job_id:
-        target.cancelled.add(job_id)
         await target.bus.cancel(job_id, "chaos")
 
 
@@ -243,7 +249,7 @@ async def insist(step: Callable[[], Awaitable[object]]) -> None:
 
 
 FAULTS: dict[str, Fault] = {
-    "worker killed": _signal("worker", signal.SIGKILL),
+    "worker killed": worker_killed,
     "worker drained": _signal("worker", signal.SIGTERM),
     "worker suspended for longer than its lease": _suspend("worker", 1.1, 1.6),
     "worker suspended for a moment": _suspend("worker", 0.1, 0.5),
