@@ -38,7 +38,7 @@ class Process:
         raise NotImplementedError
 
     def environment(self) -> dict[str, str]:
-        return environment()
+        return unmeasured()
 
     @property
     def pid(self) -> int:
@@ -136,7 +136,7 @@ class Node(Process):
             if clock
             else {}
         )
-        return environment(
+        return unmeasured(
             H2KBUS_URL=f"nats://127.0.0.1:{self.proxy.port}", H2KBUS_ROOT=self._root, USER="chaos", **faked
         )
 
@@ -196,6 +196,11 @@ async def _start(group: TaskGroup, cluster: Cluster) -> None:
         group.start_soon(process.supervise)
         if process is cluster.server:
             await cluster.server.is_back()
+
+
+def unmeasured(**more: str) -> dict[str, str]:
+    """The environment of a process whose coverage is not measured: it is killed, and has to be back soon."""
+    return {name: value for name, value in environment(**more).items() if not name.startswith("COVERAGE")}
 
 
 def free_port() -> int:
