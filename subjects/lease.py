@@ -45,9 +45,4 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def lost_after(self) -> float:
         """A record that did not change for this long has no holder any more."""
-        return lost_after(self.seconds)
-
-
-def lost_after(seconds: float) -> float:
-    """When a lease of that length counts as lost, for whoever watches its record."""
-    return seconds * _LOST
+        return self.seconds * _LOST
