@@ -16,12 +16,12 @@ from tests.chaos.nemesis import FAULTS
 def main(
     seed: Annotated[
         int, typer.Option(help="The same seed gives the same jobs and draws the same faults.")
-    ] = 1,
+    ] = 7,
     jobs: Annotated[int, typer.Option(min=1)] = 10_000,
-    faults: Annotated[int, typer.Option(min=0)] = 400,
+    faults: Annotated[int, typer.Option(min=0)] = 450,
     lease: Annotated[float, typer.Option(min=3)] = 4.0,
     workers: Annotated[int, typer.Option(min=1)] = 3,
-    every: Annotated[float, typer.Option(help="Seconds between two faults, on average.")] = 2.0,
+    every: Annotated[float, typer.Option(help="Seconds between two faults, on average.")] = 1.6,
     kind: Annotated[list[str], typer.Option(help="Only these kinds of faults.")] = [],  # noqa: B006
     variant: Annotated[str, typer.Option(help="A variant that is broken on purpose.")] = "sound",
     keep: Annotated[Path | None, typer.Option(help="Where to work, and leave everything behind.")] = None,
