@@ -138,9 +138,9 @@ async def run(plan: Plan, place: Path, *, say: Any = lambda _: None) -> Report:
             async with h2kbus.connect(settings=settings, submitter="chaos") as bus:
                 await _ready(bus, plan.workers)
                 target = Target(cluster, bus, place, random.Random(plan.seed + 1), plan.lease)
-                history = History(place / "history.jsonl")
-                driver = _Driver(plan, target, place, history)
-                kills = await _storm(plan, target, driver, report, history, say)
+                with History(place / "history.jsonl") as history:
+                    driver = _Driver(plan, target, place, history)
+                    kills = await _storm(plan, target, driver, report, history, say)
                 evidence = await _calm(plan, cluster, bus, driver, place)
         evidence = msgspec.structs.replace(evidence, left_over=[*evidence.left_over, *left_over(place)])
         report.violations = check(msgspec.structs.replace(evidence, files=_files(place)))

@@ -3,7 +3,7 @@
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -13,6 +13,12 @@ class History:
 
     def __init__(self, file: Path) -> None:
         self._file = file.open("ab")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
     def note(self, kind: str, what: str, **facts: Any) -> None:
         """`kind` is invoke, ok, fail or unknown, as of any history of a distributed system."""
