@@ -1,17 +1,26 @@
 """Dead letters: messages that nobody could handle, kept with the reason, and the way back for them."""
 
 import contextlib
+import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
 
+from h2kbus.answers import Stored
 from h2kbus.client import Bus
-from h2kbus.errors import InvalidMessage, InvalidSubject, JobNotFound, SubjectTaken
-from h2kbus.ids import new_job_id
+from h2kbus.errors import (
+    BusError,
+    DuplicateJob,
+    InvalidMessage,
+    InvalidSubject,
+    JobNotFound,
+    SubjectTaken,
+)
 from h2kbus.journal import KEPT_BYTES
 from subjects.codec import decode
 from subjects.commands import Verb
+from subjects.grammar import token
 from subjects.record import DeadLetter
 
 
@@ -33,58 +42,90 @@ class DeadLetters:
     async def read(
         self, *, reason: str = "*", job_id: str = "*", since: str | None = None
     ) -> AsyncIterator[NumberedLetter]:
-        """Letters with this reason and about this job, oldest first; `since` is RFC 3339."""
+        """Letters with this reason and about this job, oldest first; `since` is RFC 3339.
+
+        Raises InvalidSubject for a reason or an id that no letter can have.
+        """
+        reason, job_id = (each if each == "*" else token(each) for each in (reason, job_id))
         subject = f"{self._bus.grammar.root}.dead.{reason}.{job_id}"
         async for stored in self._bus.connection.read(self._stream, subject, since=since):
-            letter = decode(DeadLetter, stored.data)
-            yield NumberedLetter(number=stored.seq, job_id=_last(stored.subject), letter=letter)
+            # Somebody else may have written there.
+            with contextlib.suppress(InvalidMessage):
+                yield _numbered(stored)
 
     async def get(self, number: int) -> NumberedLetter:
         """The letter with this number. Raises JobNotFound."""
-        subject = f"{self._bus.grammar.root}.dead.*.*"
-        async for stored in self._bus.connection.read(self._stream, subject, after=number - 1):
-            if stored.seq != number:
-                break
-            letter = decode(DeadLetter, stored.data)
-            return NumberedLetter(number=number, job_id=_last(stored.subject), letter=letter)
-        raise JobNotFound(f"no dead letter has the number {number}")
+        found = await self._bus.connection.get_batch(self._stream, {"seq": number}, size=1)
+        if not found or found[0].seq != number:
+            raise JobNotFound(f"no dead letter has the number {number}")
+        return _numbered(found[0])
 
     async def requeue(self, number: int, data: bytes | None = None) -> str:
         """Send the original again, or `data` in its place; returns the subject that it was sent to.
 
-        A submission whose id is taken by now gets a new one. The letter is removed once the bus has
-        stored the message; a subject that has one already is as good. Raises JobNotFound,
-        InvalidSubject for an original that was neither a command nor a job, and InvalidMessage for one
-        of which only a part was kept.
+        A submission or a retry whose id is taken by now gets a new one, always the same for one letter,
+        so that doing it twice makes one job. The letter is removed once the bus has stored the message.
+        Raises JobNotFound, DuplicateJob when another message waits under the subject, InvalidSubject for
+        an original that was neither a command nor a job, and InvalidMessage for one of which only a part
+        was kept.
         """
         found = await self.get(number)
         letter = found.letter
         if data is None and len(letter.data) >= KEPT_BYTES:
             raise InvalidMessage("only a part of the original was kept: give the whole message", "$.data")
-        subject, body = await self._address(letter.subject, letter.data if data is None else data)
-        with contextlib.suppress(SubjectTaken):
+        subject, body = await self._address(found, letter.data if data is None else data)
+        try:
             await self._bus.connection.publish(subject, body)
-        body_of_deletion = {"seq": number, "no_erase": True}
-        await self._bus.connection.api(f"STREAM.MSG.DELETE.{self._stream}", body_of_deletion)
+        except SubjectTaken:
+            await self._require_same(subject, body)
+        await self._remove(number)
         return subject
 
-    async def _address(self, subject: str, body: bytes) -> tuple[str, bytes]:
-        grammar = self._bus.grammar
+    async def _require_same(self, subject: str, body: bytes) -> None:
+        stream = self._bus.topology.jobs_stream
+        with contextlib.suppress(InvalidSubject):
+            self._bus.grammar.parse_command(subject)
+            stream = self._bus.topology.commands_stream
+        waiting = await self._bus.connection.get_last(stream, subject)
+        if waiting is not None and waiting.data != body:
+            raise DuplicateJob(f"another message waits under {subject}; try again when it has been read")
+
+    async def _remove(self, number: int) -> None:
+        """Remove the letter; that somebody else has done so is as good."""
+        try:
+            await self._bus.connection.api(
+                f"STREAM.MSG.DELETE.{self._stream}", {"seq": number, "no_erase": True}
+            )
+        except (BusError, KeyError):
+            with contextlib.suppress(JobNotFound):
+                await self.get(number)
+                raise
+
+    async def _address(self, found: NumberedLetter, body: bytes) -> tuple[str, bytes]:
+        grammar, subject = self._bus.grammar, found.letter.subject
         with contextlib.suppress(InvalidSubject):
             grammar.parse_job(subject)
             return subject, body
         command = grammar.parse_command(subject)
-        if command.verb is not Verb.SUBMIT or await self._bus.store.find(command.job_id) is None:
+        if command.verb is Verb.CANCEL or await self._bus.store.find(command.job_id) is None:
             return subject, body
-        new_id = new_job_id()
-        return grammar.command(command.submitter, Verb.SUBMIT, new_id), _renamed(body, new_id)
+        new_id = _id_of(found)
+        renamed = _renamed(body, new_id) if command.verb is Verb.SUBMIT else body
+        return grammar.command(command.submitter, command.verb, new_id), renamed
+
+
+def _numbered(stored: Stored) -> NumberedLetter:
+    job_id = stored.subject.rsplit(".", 1)[-1]
+    return NumberedLetter(number=stored.seq, job_id=job_id, letter=decode(DeadLetter, stored.data))
+
+
+def _id_of(found: NumberedLetter) -> str:
+    """The id that a letter's job gets if its own is taken."""
+    facts = f"{found.number} {found.letter.at.isoformat()} {found.letter.subject}"
+    return f"requeued-{hashlib.sha256(facts.encode()).hexdigest()[:20]}"
 
 
 def _renamed(body: bytes, job_id: str) -> bytes:
     """The same job under another id. Raises InvalidMessage for what is no JSON object."""
     document = decode(dict[str, Any], body)
     return msgspec.json.encode({**document, "job_id": job_id})
-
-
-def _last(subject: str) -> str:
-    return subject.rsplit(".", 1)[-1]

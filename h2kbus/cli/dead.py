@@ -1,5 +1,6 @@
 """Commands about dead letters: messages that nobody could handle."""
 
+from collections import deque
 from pathlib import Path
 from typing import Annotated
 
@@ -33,10 +34,11 @@ def ls(
     since: Annotated[
         str | None, typer.Option(help="Only letters since then: a time (RFC 3339), or 30s, 15m, 2h, 7d ago.")
     ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many, the newest ones.")] = 100,
 ) -> None:
-    """List dead letters, oldest first."""
+    """List dead letters, newest last."""
     moment = read_time(since).isoformat() if since else None
-    found = run_async(_ls, context.obj, reason, job, moment)
+    found = run_async(_ls, context.obj, reason, job, moment, limit)
     if context.obj.json:
         for each in found:
             print_json(each)
@@ -48,9 +50,14 @@ def ls(
     print_table(("NUMBER", "TIME", "REASON", "JOB", "MESSAGE"), rows)
 
 
-async def _ls(invocation: Invocation, reason: str, job: str, since: str | None) -> list[NumberedLetter]:
+async def _ls(
+    invocation: Invocation, reason: str, job: str, since: str | None, limit: int
+) -> list[NumberedLetter]:
+    newest: deque[NumberedLetter] = deque(maxlen=limit)
     async with invocation.bus() as bus:
-        return [each async for each in DeadLetters(bus).read(reason=reason, job_id=job, since=since)]
+        async for each in DeadLetters(bus).read(reason=reason, job_id=job, since=since):
+            newest.append(each)
+    return list(newest)
 
 
 @commands.command()

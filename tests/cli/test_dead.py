@@ -11,7 +11,7 @@ import pytest
 import h2kbus
 from h2kbus.client import Bus
 from h2kbus.dead import DeadLetters, NumberedLetter
-from h2kbus.errors import InvalidMessage, InvalidSubject, JobNotFound
+from h2kbus.errors import DuplicateJob, InvalidMessage, InvalidSubject, JobNotFound
 from subjects.codec import encode
 from subjects.states import State
 from tests.conftest import Fleet, Program, rehearsal
@@ -71,6 +71,46 @@ async def test_original_that_was_nothing_of_ours_is_refused(bus: Bus, running: F
     with pytest.raises(InvalidSubject, match="unknown verb"):
         await DeadLetters(bus).requeue(letter.number)
     assert (await only_letter(bus)).number == letter.number
+
+
+async def test_requeueing_twice_makes_one_job(
+    bus: Bus, running: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The letter's removal got lost the first time."""
+    await bus.result(await bus.submit(rehearsal(job_id="taken")))
+    letter = await buried(bus, "taken", encode(rehearsal(job_id="taken", seconds=0.1)))
+    with monkeypatch.context() as patch:
+        patch.setattr(DeadLetters, "_remove", never)
+        first = await DeadLetters(bus).requeue(letter.number)
+    await bus.verdict(first.rsplit(".", 1)[-1])
+    assert (await DeadLetters(bus).get(letter.number)).number == letter.number
+    again = await DeadLetters(bus).requeue(letter.number)
+    assert first.rsplit(".", 1)[-1] == again.rsplit(".", 1)[-1]
+
+
+async def never(*_: object) -> None:
+    """Does nothing."""
+
+
+async def test_letter_is_kept_while_another_message_waits_under_its_subject(bus: Bus, fleet: Fleet) -> None:
+    drain = await fleet.scheduler()
+    letter = await buried(bus, "j1", b"{", verb="cancel")
+    drain()
+    await bus.connection.publish(f"{bus.grammar.root}.commands.tester.cancel.j1", b"{}")
+    with pytest.raises(DuplicateJob, match="another message waits"):
+        await DeadLetters(bus).requeue(letter.number)
+    assert (await only_letter(bus)).number == letter.number
+
+
+async def test_what_is_no_letter_is_left_out(bus: Bus, running: Fleet) -> None:
+    await bus.connection.publish(bus.grammar.dead("junk", "j1"), b"\x00")
+    assert (await buried(bus, "bad", b"{")).letter.reason == "invalid-spec"
+
+
+@pytest.mark.parametrize("wrong", ["a.b", ">", "a b", ""])
+async def test_reason_that_no_letter_can_have_is_refused(bus: Bus, running: Fleet, wrong: str) -> None:
+    with pytest.raises(InvalidSubject):
+        await anext(DeadLetters(bus).read(reason=wrong))
 
 
 async def test_number_that_no_letter_has_is_named(bus: Bus, running: Fleet) -> None:

@@ -7,11 +7,13 @@ import anyio
 import msgspec
 import pytest
 
+from h2kbus.cli.app import first_error
 from h2kbus.client import Bus
 from h2kbus.errors import BusError, JobNotFound
 from h2kbus.store import Entry
 from h2kbus.watch import EventFeed
 from scheduler import duties, mending
+from scheduler.service import Scheduler
 from subjects.codec import decode
 from subjects.codes import ErrorCode
 from subjects.lifecycle import claimed, failed, publishing
@@ -324,3 +326,24 @@ async def test_records_come_back_from_the_lanes_when_their_bucket_is_deleted(
             except (BusError, JobNotFound):
                 pass
             await anyio.sleep(0.1)
+
+
+async def test_stream_that_was_sealed_ends_the_scheduler_with_its_name(
+    bus: Bus, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be mended is no matter of waiting: somebody has to decide."""
+    monkeypatch.setattr(mending, "MEND_SECONDS", 0.2)
+    service = Scheduler(bus.connection, fleet.topology, fleet.catalog, "scheduler-1")
+    name = fleet.topology.jobs_stream
+
+    async def serve_and_seal() -> None:
+        async with anyio.create_task_group() as group:
+            await group.start(service.serve)
+            info = await bus.connection.api(f"STREAM.INFO.{name}")
+            await bus.connection.api(f"STREAM.UPDATE.{name}", {**info["config"], "sealed": True})
+
+    with pytest.raises(ExceptionGroup) as caught, anyio.fail_after(20):
+        await serve_and_seal()
+    error = first_error(caught.value)
+    assert error.error_code is ErrorCode.CONTRACT_CONFLICT
+    assert f"{name} is sealed" in str(error)
