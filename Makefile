@@ -20,7 +20,7 @@ demo: $(READY) ## Convert a real disk over a real bus on this machine
 test: $(READY) ## Run every test, with coverage
 	$(BIN)/pytest --cov $(ARGS)
 
-fast: $(READY) ## Run the tests that take less than two seconds each
+fast: $(READY) ## Run the tests that are not slow, in about a minute
 	$(BIN)/pytest -m "not slow" $(ARGS)
 
 lint: $(READY) ## Check style, format and types

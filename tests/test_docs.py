@@ -90,6 +90,7 @@ def test_python_runs_as_it_stands(reader: Program, document: str) -> None:
             assert "COMPLETED" in done.stdout
 
 
+@pytest.mark.slow
 def test_demo_proves_the_content_equal(reader: Program) -> None:
     done = reader("demo", "--dir", reader.place / "demo")
     assert done.returncode == 0

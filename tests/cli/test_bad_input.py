@@ -11,6 +11,8 @@ import pytest
 from subjects.codec import encode
 from tests.conftest import Program, rehearsal
 
+pytestmark = pytest.mark.slow
+
 ONE_LINE = 1
 
 

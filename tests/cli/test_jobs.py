@@ -14,6 +14,8 @@ from subjects.fleet import LaneAnnouncement, WorkerCapabilities
 from subjects.record import JobRecord
 from tests.conftest import Program, rehearsal
 
+pytestmark = pytest.mark.slow
+
 
 def submit(local: Program, place: Path, *words: str, **job: Any) -> None:
     file = place / "job.json"

@@ -15,6 +15,8 @@ import pytest
 from subjects.codec import encode
 from tests.conftest import REHEARSE, Program, environment, read_ready, rehearsal
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def alone(tmp_path: Path) -> Program:

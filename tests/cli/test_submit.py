@@ -11,6 +11,8 @@ import pytest
 from subjects.codec import encode
 from tests.conftest import Program, rehearsal
 
+pytestmark = pytest.mark.slow
+
 
 def lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]

@@ -27,6 +27,8 @@ from tests.scheduler.conftest import accepted, count
 
 LEASE = 3.0
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def watchful(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> Fleet:
@@ -61,7 +63,6 @@ def trail(record: JobRecord) -> list[str]:
     return [str(each.to) for each in record.transitions]
 
 
-@pytest.mark.slow
 async def test_job_of_a_lost_worker_is_shown_as_such_and_given_out_again(bus: Bus, watchful: Fleet) -> None:
     await held_by_a_dead_worker(bus, rehearsal(job_id="j1", policy={"retry_count": 1}))
     record = await until(bus, "j1", State.RETRYING)
@@ -73,7 +74,6 @@ async def test_job_of_a_lost_worker_is_shown_as_such_and_given_out_again(bus: Bu
     assert (record.state, record.attempt, record.worker_id) == (State.COMPLETED, 2, "worker-1")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("policy", [{"retry_count": 0}, {"retry_count": 5, "idempotent": False}])
 async def test_lost_job_that_may_not_run_again_fails_without_any_worker(
     bus: Bus, watchful: Fleet, policy: dict[str, object]
@@ -86,7 +86,6 @@ async def test_lost_job_that_may_not_run_again_fails_without_any_worker(
     assert [event.state async for event in bus.watch("j1")][-1] is State.FAILED
 
 
-@pytest.mark.slow
 async def test_lost_job_is_cleared_away_by_the_next_worker(bus: Bus, watchful: Fleet, tmp_path: Path) -> None:
     entry = await held_by_a_dead_worker(bus, rehearsal(job_id="j1", output=str(tmp_path)))
     left = tmp_path / f".h2kbus-j1-{entry.record.lease.token if entry.record.lease else 0}"
@@ -99,7 +98,6 @@ async def test_lost_job_is_cleared_away_by_the_next_worker(bus: Bus, watchful: F
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
 async def test_job_lost_while_publishing_is_settled_by_a_worker_and_not_run_again(
     bus: Bus, watchful: Fleet, tmp_path: Path
 ) -> None:
@@ -115,7 +113,6 @@ async def test_job_lost_while_publishing_is_settled_by_a_worker_and_not_run_agai
     assert not (tmp_path / "mark").exists()
 
 
-@pytest.mark.slow
 async def test_lost_job_that_was_being_cancelled_is_cancelled(bus: Bus, watchful: Fleet) -> None:
     await held_by_a_dead_worker(bus, rehearsal(job_id="j1", policy={"retry_count": 3}))
     await bus.cancel("j1", "not needed")
@@ -123,7 +120,6 @@ async def test_lost_job_that_was_being_cancelled_is_cancelled(bus: Bus, watchful
     assert trail(record)[-1] == "CANCELLED"
 
 
-@pytest.mark.slow
 async def test_job_whose_message_vanished_is_put_in_its_lane_again(bus: Bus, watchful: Fleet) -> None:
     await accepted(bus, rehearsal(job_id="j1"))
     await bus.connection.api(f"STREAM.PURGE.{bus.topology.jobs_stream}", {})
@@ -131,7 +127,6 @@ async def test_job_whose_message_vanished_is_put_in_its_lane_again(bus: Bus, wat
     assert (await bus.result("j1")).state is State.COMPLETED
 
 
-@pytest.mark.slow
 async def test_end_that_nobody_has_told_is_told(bus: Bus, watchful: Fleet) -> None:
     """The worker died right after it had written the record, and its message has vanished as well."""
     entry = await held_by_a_dead_worker(bus, rehearsal(job_id="j1"))
@@ -145,7 +140,6 @@ async def test_end_that_nobody_has_told_is_told(bus: Bus, watchful: Fleet) -> No
                 pass
 
 
-@pytest.mark.slow
 async def test_live_worker_keeps_its_job_beyond_a_lease(bus: Bus, watchful: Fleet, tmp_path: Path) -> None:
     await watchful.worker()
     spec = rehearsal(seconds=2.5 * LEASE, mark=str(tmp_path / "mark"), policy={"retry_count": 3})
@@ -154,7 +148,6 @@ async def test_live_worker_keeps_its_job_beyond_a_lease(bus: Bus, watchful: Flee
     assert (tmp_path / "mark").read_text().split() == ["1"]
 
 
-@pytest.mark.slow
 async def test_two_schedulers_take_a_lost_job_back_once(bus: Bus, watchful: Fleet) -> None:
     await watchful.scheduler("scheduler-2", lease_seconds=LEASE)
     await held_by_a_dead_worker(bus, rehearsal(job_id="j1", policy={"retry_count": 5}))
@@ -302,7 +295,6 @@ async def test_deleted_lanes_are_announced_again(bus: Bus, watchful: Fleet) -> N
             await anyio.sleep(0.1)
 
 
-@pytest.mark.slow
 async def test_deleted_job_stream_is_filled_again_from_the_records(bus: Bus, watchful: Fleet) -> None:
     await accepted(bus, rehearsal(job_id="j1"))
     await bus.connection.api(f"STREAM.DELETE.{bus.topology.jobs_stream}")
@@ -311,7 +303,6 @@ async def test_deleted_job_stream_is_filled_again_from_the_records(bus: Bus, wat
         assert (await bus.result("j1")).state is State.COMPLETED
 
 
-@pytest.mark.slow
 async def test_records_come_back_from_the_lanes_when_their_bucket_is_deleted(
     bus: Bus, watchful: Fleet
 ) -> None:

@@ -32,6 +32,7 @@ async def test_job_passes_all_states_to_completed(bus: Bus, running: Fleet) -> N
     assert set(record.result.metrics.phase_seconds) == {"first", "second"}
 
 
+@pytest.mark.slow
 async def test_long_job_shows_progress_in_its_record(bus: Bus, running: Fleet) -> None:
     job_id = await bus.submit(rehearsal(seconds=7))
     with anyio.fail_after(15):

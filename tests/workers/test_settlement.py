@@ -19,7 +19,7 @@ from tests.conftest import Fleet, rehearsal
 from workers import publication
 from workers.lease import HeldLease
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 async def test_outcome_that_is_written_later_than_we_were_told_is_ours(
@@ -52,7 +52,6 @@ async def test_outcome_that_is_written_later_than_we_were_told_is_ours(
     assert (tmp_path / f"{job_id}.out").read_text() == "attempt 1"
 
 
-@pytest.mark.slow
 async def test_worker_that_dies_after_publishing_is_followed_by_one_that_adopts_it(
     bus: Bus, fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
