@@ -1,5 +1,6 @@
 """The system under test as real processes: a server, schedulers and workers, each restarted when it dies."""
 
+import abc
 import contextlib
 import json
 import os
@@ -24,7 +25,7 @@ START_SECONDS: Final = 15.0
 FAKETIME: Final = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 
 
-class Process:
+class Process(abc.ABC):
     """One supervised process: what runs under `argv` is started again whenever it ends."""
 
     def __init__(self, name: str, place: Path) -> None:
@@ -34,8 +35,9 @@ class Process:
         self._process: subprocess.Popen[bytes] | None = None
         self._wanted = True
 
+    @abc.abstractmethod
     def argv(self) -> list[str]:
-        raise NotImplementedError
+        """What to run."""
 
     def environment(self) -> dict[str, str]:
         return unmeasured()
