@@ -47,14 +47,14 @@ class LaneRegistry:
                 await self._make(*key)
 
     async def mend(self) -> list[str]:
-        """Make anew what is missing of the lanes that this process knows; the names of their consumers."""
+        """Make anew what is missing of any lane, announced or known here; the names of their consumers."""
         there = await self._consumers()
         announced = {
             (each.pool, each.lane, each.priority)
             for each in await read_lanes(self._connection, self._topology)
         }
         mended = []
-        for key in sorted(self._known):
+        for key in sorted(self._known | announced):
             name = self._topology.lane_consumer(*key).durable_name
             if name not in there or key not in announced:
                 await self._make(*key)
