@@ -6,7 +6,8 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from h2kbus.errors import SettingsError
-from subjects.operations import ENTRY_POINT_GROUP, OperationCatalog, OperationDeclaration
+from subjects.catalog import OperationCatalog
+from subjects.operations import ENTRY_POINT_GROUP, OperationDeclaration
 
 
 def load_catalog(named: Iterable[str] = ()) -> OperationCatalog:

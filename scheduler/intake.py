@@ -22,12 +22,12 @@ from h2kbus.store import Entry
 from scheduler.dispatch import Dispatch
 from scheduler.lanes import LaneRegistry
 from scheduler.locks import ImageLocks
+from subjects.catalog import OperationCatalog
 from subjects.codec import convert, decode
 from subjects.commands import CancelCommand, RetryCommand, Verb
 from subjects.grammar import CommandSubject
 from subjects.lanes import job_needs, lane_name
 from subjects.lifecycle import created, refused, same_job
-from subjects.operations import OperationCatalog
 from subjects.record import JobRecord
 from subjects.result import JobError
 from subjects.spec import MAX_SPEC_BYTES, JobId, JobSpec
@@ -89,7 +89,8 @@ class Intake:
         self, command: CommandSubject, spec: JobSpec, delivery: Delivery, parent: str | None = None
     ) -> None:
         try:
-            lane = lane_name(job_needs(self._catalog.needs_of(self._catalog.declaration_of(spec)), spec))
+            declaration = self._catalog.declaration_of(spec)
+            lane = lane_name(job_needs(self._catalog.needs_of(declaration, spec), spec))
             await self._lanes.ensure(spec.pool, lane, spec.execution_policy.priority)
             record = created(
                 spec,

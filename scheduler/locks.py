@@ -14,9 +14,10 @@ from h2kbus.answers import Stored
 from h2kbus.connection import Connection
 from h2kbus.errors import InvalidMessage, RevisionConflict
 from h2kbus.store import JobStore
+from subjects.catalog import OperationCatalog
 from subjects.codec import decode, encode
 from subjects.locks import ImageLock, lock_key, lock_of
-from subjects.operations import OperationCatalog, parameters_of
+from subjects.operations import parameters_of
 from subjects.spec import JobSpec
 from subjects.topology import REFRESH_SECONDS, Topology
 

@@ -24,7 +24,7 @@ from scheduler.intake import Intake
 from scheduler.lanes import LaneRegistry
 from scheduler.locks import ImageLocks
 from scheduler.mending import Mending
-from subjects.operations import OperationCatalog
+from subjects.catalog import OperationCatalog
 from subjects.topology import SECOND, Topology
 
 log = logging.getLogger("h2kbus.scheduler")

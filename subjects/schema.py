@@ -10,13 +10,13 @@ from typing import Any, Final
 
 import msgspec
 
+from subjects.builtin import BUILT_IN
 from subjects.channels import STOP_HINT, Channel, address_of, channels
 from subjects.commands import CancelCommand, RetryCommand
 from subjects.events import ProgressEvent
 from subjects.fleet import LaneAnnouncement, WorkerCapabilities
 from subjects.grammar import DEFAULT_ROOT, MAX_LANE, Grammar
 from subjects.locks import ImageLock
-from subjects.operations import BUILT_IN
 from subjects.record import DeadLetter, JobRecord, LaneMessage
 from subjects.result import JobResult
 from subjects.spec import JobSpec

@@ -44,8 +44,9 @@ class JobContext(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt of one job.
 
     `workplace` opens the attempt's scratch directory, log and tools; an operation that touches no files
-    leaves it alone. `publish` gives finished files of the scratch directory their final names, with the
-    result that they belong to; it is the only way for an operation to make anything visible.
+    leaves it alone. `capabilities` are what this worker was seen to do. `publish` gives finished files
+    of the scratch directory their final names, with the result that they belong to; it is the only way
+    for an operation to make anything visible.
     """
 
     job_id: str
@@ -54,6 +55,7 @@ class JobContext(msgspec.Struct, frozen=True, kw_only=True):
     spec: JobSpec
     parameters: Any
     actions: tuple[str, ...]
+    capabilities: frozenset[str]
     report: Report
     workplace: Callable[[], AbstractAsyncContextManager[Workplace]]
     publish: Callable[[Sequence[StagedFile], OperationResult], Awaitable[OperationResult]]

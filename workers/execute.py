@@ -12,8 +12,9 @@ import anyio
 import msgspec
 
 from h2kbus.errors import AttemptStopped, ErrorCode, H2KBusError, InvalidMessage, OperationFailed
+from subjects.catalog import OperationCatalog
 from subjects.lifecycle import is_granted, stop_cause
-from subjects.operations import OperationCatalog, OperationDeclaration, parameters_of, selected_actions
+from subjects.operations import OperationDeclaration, parameters_of, selected_actions
 from subjects.record import JobRecord
 from subjects.result import JobError, Metrics
 from subjects.spec import MAX_PARAMETER_DEPTH, JobSpec, is_deeper
@@ -40,14 +41,16 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
 
 
-async def execute(lease: HeldLease, catalog: OperationCatalog) -> Outcome:
+async def execute(
+    lease: HeldLease, catalog: OperationCatalog, capabilities: frozenset[str] = frozenset()
+) -> Outcome:
     """Run the attempt under its lease, which also ends it in time. Whatever happens is in what it returns."""
     began = time.monotonic()
     record = lease.entry.record
     result, error = None, None
     with lease.scope:
         try:
-            result = await _run(lease, record, catalog)
+            result = await _run(lease, record, catalog, capabilities)
         except AttemptStopped as stop:
             error = job_error(stop, lease)
         except H2KBusError as failure:
@@ -66,7 +69,9 @@ async def execute(lease: HeldLease, catalog: OperationCatalog) -> Outcome:
     )
 
 
-async def _run(lease: HeldLease, record: JobRecord, catalog: OperationCatalog) -> OperationResult:
+async def _run(
+    lease: HeldLease, record: JobRecord, catalog: OperationCatalog, capabilities: frozenset[str]
+) -> OperationResult:
     if has_history(record):
         await _settle_earlier_attempts(lease, record)
     if lease.publication is not None:
@@ -74,7 +79,7 @@ async def _run(lease: HeldLease, record: JobRecord, catalog: OperationCatalog) -
     declaration = catalog.declaration_of(_spec_of(record))
     lease.report = ProgressReport(declaration)
     try:
-        return await load_runner(declaration)().run(_context(lease, record, declaration))
+        return await load_runner(declaration)().run(_context(lease, record, declaration, capabilities))
     finally:
         lease.report.finish()
 
@@ -102,7 +107,9 @@ async def _settle_earlier_attempts(lease: HeldLease, record: JobRecord) -> None:
         )
 
 
-def _context(lease: HeldLease, record: JobRecord, declaration: OperationDeclaration) -> JobContext:
+def _context(
+    lease: HeldLease, record: JobRecord, declaration: OperationDeclaration, capabilities: frozenset[str]
+) -> JobContext:
     spec = _spec_of(record)
     output_path = Path(spec.artifacts.output_path)
     scratch: list[Path] = []
@@ -128,6 +135,7 @@ def _context(lease: HeldLease, record: JobRecord, declaration: OperationDeclarat
         spec=spec,
         parameters=parameters_of(declaration, spec.parameters),
         actions=selected_actions(declaration, spec.requested_actions),
+        capabilities=capabilities,
         report=lease.report or ProgressReport(declaration),
         workplace=workplace,
         publish=publish_all,

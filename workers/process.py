@@ -8,31 +8,27 @@ process group, and it dies with the worker, even with one that is killed by SIGK
 import contextlib
 import os
 import shlex
-import shutil
 import signal
-import subprocess
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO, Self
 
 import anyio
 import msgspec
 
 from h2kbus.errors import ErrorCode, OperationFailed
+from workers.child import Child, tool_path
+from workers.conversation import Conversation, converse
 from workers.joblog import JobLog, printable
 from workers.lines import MAX_LINE_BYTES, LineSplitter, OnLine
 
 GRACE_SECONDS = 1.0
 """How long a process group may take to end after SIGTERM before it gets SIGKILL."""
 
-REAP_SECONDS = 10.0
-"""How long SIGKILL may take; only a process stuck in the kernel takes longer."""
-
 CAPTURE_BYTES = 1024 * 1024
 _CHUNK = 64 * 1024
 _TAIL_LINES = 20
 _LOGGED_BYTES = 256 * 1024
-_SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NO_SPACE = ("No space left on device", "Disk quota exceeded")
 
 
@@ -113,7 +109,7 @@ class ToolRunner:
         command = [*_prefix(limits), _find(argv[0]), *argv[1:]]
         self.commands.append(shlex.join(argv))
         self.log.line(f"run: {self.commands[-1]}")
-        with _Child(command, self.scratch, pass_fds) as child, anyio.move_on_after(timeout) as deadline:
+        with Child(command, self.scratch, pass_fds) as child, anyio.move_on_after(timeout) as deadline:
             watch = _Watch(child, self.log, on_output, capture_limit)
             try:
                 await watch.to_the_end()
@@ -127,17 +123,34 @@ class ToolRunner:
             raise _failure(name, output)
         return output
 
-    async def _end(self, child: "_Child", name: str) -> None:
-        """Leave nothing of the child's group, whether it ended by itself or not."""
-        with anyio.CancelScope(shield=True):
-            if not child.exited():
-                child.signal_group(signal.SIGTERM)
-                with anyio.move_on_after(self._grace_seconds):
-                    await child.wait()
-            child.signal_group(signal.SIGKILL)
-            with anyio.move_on_after(REAP_SECONDS):
-                await child.wait()
-        if not child.reap():
+    @asynccontextmanager
+    async def converse(
+        self,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        limits: ToolLimits = UNLIMITED,
+        pass_fds: Collection[int] = (),
+    ) -> AsyncIterator[Conversation]:
+        """Run a program that is talked to by lines, for as long as the context is open.
+
+        What it says on stderr goes to the log. Raises TOOL_MISSING, and TOOL_FAILED when it ends while
+        it is being talked to. At the end, and when cancelled, its process group is gone.
+        """
+        name = Path(argv[0]).name
+        command = [*_prefix(limits), _find(argv[0]), *argv[1:]]
+        self.commands.append(shlex.join(argv))
+        self.log.line(f"run: {self.commands[-1]}")
+        given = environment or {}
+        with Child(command, self.scratch, pass_fds, environment=given, talks=True) as child:
+            try:
+                async with converse(child, name, self.log) as conversation:
+                    yield conversation
+            finally:
+                await self._end(child, name)
+
+    async def _end(self, child: Child, name: str) -> None:
+        if not await child.end(self._grace_seconds):
             self.log.line(f"{name} (process {child.pid}) cannot be killed: it is stuck in the kernel")
 
     def _account(self, name: str, output: ToolOutput) -> None:
@@ -146,67 +159,10 @@ class ToolRunner:
         self.log.line(f"{name} ended with status {output.status}")
 
 
-class _Child:
-    """A started process, the leader of its own session, with both its outputs as non-blocking pipes.
-
-    It is not reaped before its group has been killed, so that its number cannot belong to another
-    process by then.
-    """
-
-    def __init__(self, command: Sequence[str], scratch: Path, pass_fds: Collection[int]) -> None:
-        try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-                cwd=scratch,
-                env=_environment(scratch),
-                pass_fds=tuple(pass_fds),
-            )
-        except OSError as error:
-            message = f"a tool cannot be started in {scratch}: {error.strerror}"
-            raise OperationFailed(ErrorCode.TOOL_FAILED, message) from error
-        self.pid = self._process.pid
-        self._pidfd = os.pidfd_open(self.pid)
-        self.stdout = _non_blocking(self._process.stdout)
-        self.stderr = _non_blocking(self._process.stderr)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._pidfd)
-        for pipe in (self._process.stdout, self._process.stderr):
-            if pipe is not None:
-                pipe.close()
-
-    def exited(self) -> bool:
-        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-    async def wait(self) -> None:
-        """Wait until it has exited, without reaping it."""
-        if not self.exited():
-            await anyio.wait_readable(self._pidfd)
-
-    def signal_group(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, number)
-
-    def reap(self) -> bool:
-        return self._process.poll() is not None
-
-    @property
-    def status(self) -> int:
-        """The exit status; the negative number of the signal that ended it."""
-        return self._process.returncode if self._process.returncode is not None else -signal.SIGKILL
-
-
 class _Watch:
     """Reads a child's two outputs to their end, within bounds."""
 
-    def __init__(self, child: _Child, log: JobLog, on_output: OnLine | None, capture_limit: int) -> None:
+    def __init__(self, child: Child, log: JobLog, on_output: OnLine | None, capture_limit: int) -> None:
         self._child = child
         self._log = log
         self._on_output = on_output
@@ -280,27 +236,6 @@ class _Watch:
             text = Path(f"/proc/{self._child.pid}/io").read_text()
             counters = dict(each.split(": ") for each in text.splitlines())
             self._io = (int(counters["rchar"]), int(counters["wchar"]))
-
-
-def _non_blocking(pipe: IO[bytes] | None) -> int:
-    if pipe is None:
-        raise ValueError("a child without pipes cannot be watched")
-    os.set_blocking(pipe.fileno(), False)
-    return pipe.fileno()
-
-
-def tool_path(name: str) -> str | None:
-    """Where a program is, looked for in the system's directories too; None if it is missing."""
-    return shutil.which(name, path=_path())
-
-
-def _path() -> str:
-    return os.pathsep.join(filter(None, (os.environ.get("PATH"), _SEARCH_PATH)))
-
-
-def _environment(scratch: Path) -> dict[str, str]:
-    place = str(scratch)
-    return {"PATH": _path(), "LC_ALL": "C.UTF-8", "HOME": place, "TMPDIR": place}
 
 
 def _prefix(limits: ToolLimits) -> list[str]:

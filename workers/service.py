@@ -15,10 +15,10 @@ from h2kbus.crew import Crew
 from h2kbus.errors import BusError, ErrorCode, H2KBusError
 from h2kbus.pull import Delivery
 from h2kbus.slots import Slot, Slots
+from subjects.catalog import OperationCatalog
 from subjects.codec import encode
 from subjects.events import milestone
 from subjects.fleet import WorkerCapabilities
-from subjects.operations import OperationCatalog
 from subjects.topology import Topology
 from workers.artifacts import upload_log
 from workers.claim import Claims
@@ -51,6 +51,7 @@ class Worker:
         self._catalog = catalog
         self._profile = profile
         tokens = frozenset(token for token, proven in profile.capabilities.items() if proven)
+        self._capabilities = tokens
         self._slots = Slots(profile.max_concurrent_jobs)
         # A job whose end is being told has given back its slot already.
         self._crew = Crew(2 * profile.max_concurrent_jobs, self._work)
@@ -130,7 +131,7 @@ class Worker:
         self._keeper.add(lease)
         try:
             await self._tell_claim(lease)
-            outcome = await execute(lease, self._catalog)
+            outcome = await execute(lease, self._catalog, self._capabilities)
             outcome = await upload_log(self._connection, self._topology, lease, outcome)
             await self._settlement.settle(lease, outcome, slot.give_back)
         finally:

@@ -11,7 +11,7 @@ from h2kbus.client import Bus, connect
 from h2kbus.embedded import server_binary
 from h2kbus.errors import H2KBusError, NotProvisioned
 from h2kbus.settings import ConnectionSettings
-from subjects.operations import BUILT_IN
+from subjects.builtin import BUILT_IN
 from subjects.topology import Topology
 from workers.capabilities import Finding, probe_all
 

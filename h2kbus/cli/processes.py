@@ -27,10 +27,10 @@ from h2kbus.embedded import DEFAULT_PORT, EmbeddedServer, default_data_dir, embe
 from h2kbus.errors import BusUnreachable, JobFinished
 from h2kbus.plugins import load_catalog
 from h2kbus.settings import ConnectionSettings
+from subjects.catalog import OperationCatalog
 from subjects.fleet import WorkerCapabilities
 from subjects.grammar import Grammar
 from subjects.lease import LEASE_SECONDS, MIN_LEASE_SECONDS
-from subjects.operations import OperationCatalog
 from subjects.record import JobRecord
 from subjects.spec import DEFAULT_POOL, JobSpec
 from subjects.topology import Topology

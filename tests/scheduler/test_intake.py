@@ -17,9 +17,9 @@ from scheduler.dispatch import Dispatch
 from scheduler.intake import Intake
 from scheduler.lanes import LaneRegistry
 from scheduler.locks import ImageLocks
+from subjects.catalog import OperationCatalog
 from subjects.codec import decode, encode
 from subjects.commands import CancelCommand, RetryCommand
-from subjects.operations import OperationCatalog
 from subjects.spec import CapabilityRequirements, JobSpec
 from subjects.states import State
 from subjects.topology import Topology

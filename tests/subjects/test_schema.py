@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from subjects import lifecycle
+from subjects.builtin import BUILT_IN, ConvertParameters, InspectParameters
 from subjects.codec import convert, encode
 from subjects.codes import ErrorCode
 from subjects.commands import CancelCommand, RetryCommand
 from subjects.events import milestone
 from subjects.fleet import LaneAnnouncement, WorkerCapabilities
 from subjects.locks import lock_of
-from subjects.operations import BUILT_IN, ConvertParameters, InspectParameters
 from subjects.record import DeadLetter, JobRecord, LaneMessage, ProgressSummary
 from subjects.result import JobError, JobResult, Metrics, Outputs
 from subjects.schema import MESSAGES, documents, json_schema

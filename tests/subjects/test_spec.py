@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from subjects.catalog import OperationCatalog
 from subjects.codec import decode, encode
 from subjects.codes import InvalidMessage
 from subjects.events import ProgressEvent
 from subjects.fleet import WorkerCapabilities
-from subjects.operations import OperationCatalog
 from subjects.record import DeadLetter, JobRecord
 from subjects.result import JobResult
 from subjects.spec import JobSpec

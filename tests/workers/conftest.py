@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from subjects.builtin import CONVERT, INSPECT
 from subjects.lease import Lease
-from subjects.operations import CONVERT, INSPECT, OperationDeclaration, parameters_of, selected_actions
+from subjects.operations import OperationDeclaration, parameters_of, selected_actions
 from subjects.spec import ArtifactPolicy, Audit, ImageSpec, JobSpec
 from workers.context import JobContext, OperationResult
 from workers.operations import load_runner
@@ -125,6 +126,7 @@ class Bench:
     def __init__(self, out: Path) -> None:
         self.out = out
         self.report = RecordingReport()
+        self.capabilities: frozenset[str] = frozenset()
         self.guard: Callable[[], Awaitable[None]] = lease_is_held
         self.publication: Publication | None = None
 
@@ -170,6 +172,7 @@ class Bench:
             spec=spec,
             parameters=parameters_of(declaration, spec.parameters),
             actions=selected_actions(declaration, spec.requested_actions),
+            capabilities=self.capabilities,
             report=self.report,
             workplace=workplace,
             publish=publish_all,

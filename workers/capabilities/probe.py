@@ -10,8 +10,9 @@ from typing import Final
 import msgspec
 
 from h2kbus.errors import OperationFailed
+from workers.child import tool_path
 from workers.joblog import JobLog, printable
-from workers.process import ToolOutput, ToolRunner, tool_path
+from workers.process import ToolOutput, ToolRunner
 
 _GRACE_SECONDS: Final = 0.5
 _EVIDENCE_CHARS: Final = 200

@@ -9,7 +9,7 @@ import anyio
 import msgspec
 
 from h2kbus.errors import ErrorCode, OperationFailed
-from subjects.operations import ConvertParameters, converted_path
+from subjects.builtin import ConvertParameters, converted_path
 from subjects.result import Outputs
 from workers.context import JobContext, OperationResult
 from workers.formats import FORMATS

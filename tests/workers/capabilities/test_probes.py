@@ -14,7 +14,7 @@ from h2kbus.errors import SettingsError
 from workers.capabilities import PROBES, Finding, Probe, Tools, probe_all
 from workers.capabilities.guestfs import appliance_parts
 from workers.capabilities.nbd import open_free_device
-from workers.process import tool_path
+from workers.child import tool_path
 
 REPOSITORY = Path(__file__).parents[3]
 NOTHING = Tools("")
