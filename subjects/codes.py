@@ -35,6 +35,13 @@ class ErrorCode(enum.StrEnum):
     OUTPUT_UNWRITABLE = "OUTPUT_UNWRITABLE"
     NO_SPACE = "NO_SPACE"
     FS_CORRUPTION_UNRECOVERABLE = "FS_CORRUPTION_UNRECOVERABLE"
+    # The guest inside the image
+    NO_OS_FOUND = "NO_OS_FOUND"
+    MULTIPLE_OS = "MULTIPLE_OS"
+    GUEST_UNSUPPORTED = "GUEST_UNSUPPORTED"
+    GUEST_ENCRYPTED = "GUEST_ENCRYPTED"
+    GUEST_DISK_FULL = "GUEST_DISK_FULL"
+    REPAIR_FAILED = "REPAIR_FAILED"
     # The execution
     TOOL_FAILED = "TOOL_FAILED"
     TOOL_MISSING = "TOOL_MISSING"
@@ -86,6 +93,16 @@ CODES: Mapping[ErrorCode, CodeInfo] = {
     ErrorCode.OUTPUT_UNWRITABLE: CodeInfo(False, "Let the worker's user write to output_path."),
     ErrorCode.NO_SPACE: CodeInfo(True, "Free space where output_path points, then retry."),
     ErrorCode.FS_CORRUPTION_UNRECOVERABLE: CodeInfo(False, "Restore the guest from a backup."),
+    ErrorCode.NO_OS_FOUND: CodeInfo(
+        False, "Give a disk that holds a system; `h2kbus inspect` shows what it holds."
+    ),
+    ErrorCode.MULTIPLE_OS: CodeInfo(False, "Choose one of the named devices with parameters.root."),
+    ErrorCode.GUEST_UNSUPPORTED: CodeInfo(False, "Repair this guest by hand, or leave out the named action."),
+    ErrorCode.GUEST_ENCRYPTED: CodeInfo(False, "Decrypt the guest's disk first, or repair it from inside."),
+    ErrorCode.GUEST_DISK_FULL: CodeInfo(
+        False, "Free space inside the guest, or enlarge its filesystem first."
+    ),
+    ErrorCode.REPAIR_FAILED: CodeInfo(False, "Read in the error's details what was done and what was not."),
     ErrorCode.TOOL_FAILED: CodeInfo(True, "Read the job's log for the tool's own words."),
     ErrorCode.TOOL_MISSING: CodeInfo(True, "Install the named tool; `h2kbus doctor` gives the command."),
     ErrorCode.TIMEOUT: CodeInfo(True, "Raise execution_policy.timeout_seconds or use a faster host."),

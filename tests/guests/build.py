@@ -39,6 +39,7 @@ DEFAULT_GRUB: Final = (
     'GRUB_CMDLINE_LINUX="console=tty0 console=ttyS0 rootdelay=5"\nGRUB_TERMINAL="serial console"\n'
 )
 VG_NAME: Final = "guest"
+UNACCELERATED: Final = {"LIBGUESTFS_BACKEND": "direct", "LIBGUESTFS_BACKEND_SETTINGS": "force_tcg"}
 
 
 class BuildFailed(Exception):
@@ -145,7 +146,7 @@ def build(layout: Layout, base: Path, disk: Path, place: Path) -> None:
     disk.touch()
     os.truncate(disk, DISK_BYTES)
     _partition(layout, disk)
-    with _attached(disk) as device:
+    with attached(disk) as device:
         root = _root_device(layout, device, place) if not layout.in_volume_group else None
         if root is not None:
             _fill(layout, base, device, root, place)
@@ -160,7 +161,7 @@ def _partition(layout: Layout, disk: Path) -> None:
 
 
 @contextlib.contextmanager
-def _attached(disk: Path) -> Iterator[Path]:
+def attached(disk: Path) -> Iterator[Path]:
     """The disk as a loop device whose partitions have device nodes."""
     device = Path(run("losetup", "--find", "--show", disk).strip())
     nodes: list[Path] = []
@@ -188,13 +189,13 @@ def _root_device(layout: Layout, device: Path, place: Path) -> Path:
     root = part(device, layout.root_at)
     run(*layout.make, root)
     if layout.subvolume:
-        with _mounted(root, place / "top") as top:
+        with mounted(root, place / "top") as top:
             run("btrfs", "subvolume", "create", top / layout.subvolume)
     return root
 
 
 @contextlib.contextmanager
-def _mounted(device: Path, at: Path, *options: str) -> Iterator[Path]:
+def mounted(device: Path, at: Path, *options: str) -> Iterator[Path]:
     at.mkdir(exist_ok=True, parents=True)
     run("mount", *(("-o", ",".join(options)) if options else ()), device, at)
     try:
@@ -205,13 +206,13 @@ def _mounted(device: Path, at: Path, *options: str) -> Iterator[Path]:
 
 def _fill(layout: Layout, base: Path, device: Path, root: Path, place: Path) -> None:
     options = (f"subvol={layout.subvolume}",) if layout.subvolume else ()
-    with _mounted(root, place / "root", *options) as tree, contextlib.ExitStack() as stack:
+    with mounted(root, place / "root", *options) as tree, contextlib.ExitStack() as stack:
         run("cp", "--archive", f"{base}/.", tree)
         if layout.boot_at:
             boot = part(device, layout.boot_at)
             run("mkfs.ext4", "-q", "-F", boot)
             (tree / "boot").rename(tree / "boot.full")
-            stack.enter_context(_mounted(boot, tree / "boot"))
+            stack.enter_context(mounted(boot, tree / "boot"))
             run("cp", "--archive", f"{tree}/boot.full/.", tree / "boot")
             shutil.rmtree(tree / "boot.full")
         if layout.efi_at:
@@ -275,7 +276,7 @@ def _build_in_volume_group(layout: Layout, base: Path, disk: Path, place: Path) 
     image.touch()
     os.truncate(image, (size + 2) * MIB)
     _partition(msgspec.structs.replace(layout, partitions=((size, "linux"),)), image)
-    with _attached(disk) as device, _attached(image) as made:
+    with attached(disk) as device, attached(image) as made:
         root = part(made, 1)
         run(*layout.make, root)
         _fill(layout, base, device, root, place)
@@ -296,7 +297,7 @@ def _make_volume(disk: Path, partition: int, size: int) -> int:
     )
     done = subprocess.run(
         ["guestfish", "--format=raw", "-a", disk], input=script, text=True, capture_output=True, check=False,
-        timeout=300, env={**os.environ, "LIBGUESTFS_BACKEND": "direct", "LIBGUESTFS_BACKEND_SETTINGS": "force_tcg"},
+        timeout=300, env={**os.environ, **UNACCELERATED},
     )  # fmt: skip
     if done.returncode:
         raise BuildFailed(done.stderr)

@@ -52,7 +52,11 @@ def write(handle: Any, path: str, data: str, mode: int | None) -> dict[str, Any]
     """
     target = handle.realpath(path) if handle.exists(path) else path
     fresh = f"{target}.h2kbus-new"
-    handle.write(fresh, base64.b64decode(data))
+    try:
+        handle.write(fresh, base64.b64decode(data))
+    except RuntimeError:
+        handle.rm_f(fresh)
+        raise
     if handle.exists(target):
         handle.copy_attributes(target, fresh, all=True)
     elif mode is not None:
@@ -68,7 +72,11 @@ def kind_of(handle: Any, path: str) -> dict[str, Any]:
     found = handle.statns(path)
     mode = found["st_mode"]
     kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "directory"}
-    return {"kind": kinds.get(stat.S_IFMT(mode), "other"), "size": found["st_size"], "mode": stat.S_IMODE(mode)}
+    return {
+        "kind": kinds.get(stat.S_IFMT(mode), "other"),
+        "size": found["st_size"],
+        "mode": stat.S_IMODE(mode),
+    }
 
 
 def listing(handle: Any, path: str) -> dict[str, Any]:

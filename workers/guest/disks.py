@@ -71,7 +71,7 @@ class Disks(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def boots_by(self) -> str:
-        """bios or uefi: what the disk is made for. One with both is booted by the BIOS as before."""
+        """Bios or uefi: what the disk is made for. One with both is booted by the BIOS as before."""
         bios = self.scheme != "gpt" or bool(self.of_type(BIOS_BOOT_TYPES))
         return "uefi" if self.has_efi and not bios else "bios"
 

@@ -21,7 +21,20 @@ _BY: Final = {
     "/dev/disk/by-partlabel/": "part_label",
 }
 _WITHOUT_DEVICE: Final = frozenset(
-    {"none", "tmpfs", "proc", "sysfs", "devpts", "debugfs", "nfs", "nfs4", "cifs", "sshfs", "overlay", "efivarfs"}
+    {
+        "none",
+        "tmpfs",
+        "proc",
+        "sysfs",
+        "devpts",
+        "debugfs",
+        "nfs",
+        "nfs4",
+        "cifs",
+        "sshfs",
+        "overlay",
+        "efivarfs",
+    }
 )
 
 
