@@ -11,6 +11,8 @@ from tests.guests.build import GUESTS, attached, mounted, part, run
 
 _START: Final = re.compile(r"start=\s*(\d+)")
 _SECTOR: Final = 512
+FIRST_EXTENT: Final = 1 << 20
+"""Where LVM begins the first volume of a new physical volume."""
 _LABEL_AND_HEADER: Final = 9 * _SECTOR
 _NO_VIRTIO: Final = "MODULES=list\nBUSYBOX=auto\nCOMPRESS=gzip\n"
 """An initramfs with the modules of a list only, as a guest has that was made for one hypervisor."""
@@ -35,7 +37,8 @@ def superblock(disk: Path, name: str) -> None:
     """The root filesystem's primary superblock is gone."""
     layout = GUESTS[name]
     at, length = {"ext4": (1024, 1024), "xfs": (0, 512), "btrfs": (64 << 10, 4096)}[layout.filesystem]
-    _zero(disk, partition_start(disk, layout.root_at) + at, length)
+    volume_at = FIRST_EXTENT if layout.in_volume_group else 0
+    _zero(disk, partition_start(disk, layout.root_at) + volume_at + at, length)
 
 
 def volume_label(disk: Path, name: str) -> None:
@@ -91,7 +94,10 @@ def inside(disk: Path, name: str) -> Iterator[Path]:
     """The guest's tree, mounted on this host. Not for a root in a volume group."""
     layout = GUESTS[name]
     options = (f"subvol={layout.subvolume}",) if layout.subvolume else ()
-    with attached(disk) as device, mounted(part(device, layout.root_at), disk.with_suffix(".tree"), *options) as tree:
+    with (
+        attached(disk) as device,
+        mounted(part(device, layout.root_at), disk.with_suffix(".tree"), *options) as tree,
+    ):
         for each in ("dev", "proc", "sys"):
             run("mount", "--rbind", f"/{each}", tree / each)
             run("mount", "--make-rslave", tree / each)

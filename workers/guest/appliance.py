@@ -85,11 +85,13 @@ def listing(handle: Any, path: str) -> dict[str, Any]:
 
 
 def remove(handle: Any, path: str) -> dict[str, Any]:
+    """Remove a guest's file, if it is there."""
     handle.rm_f(path)
     return {}
 
 
 def rename(handle: Any, path: str, to: str) -> dict[str, Any]:
+    """Give a guest's file another name."""
     handle.mv(path, to)
     return {}
 
@@ -155,17 +157,21 @@ def answer(handle: Any, line: str) -> dict[str, Any]:
     """Do what one line asks for; a refusal is an answer too."""
     asked = json.loads(line)
     try:
-        return DEEDS[asked.pop("do")](handle, **asked)
+        deed: Any = DEEDS[asked.pop("do")]
+        done: dict[str, Any] = deed(handle, **asked)
     except (RuntimeError, Refused) as error:
         return {"error": str(error)}
+    return done
 
 
 def say(message: dict[str, Any]) -> None:
+    """One line of the protocol."""
     sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
 
 
 def stop(*_: object) -> None:
+    """Being told to end is leaving in order: the appliance's processes and files go with the handle."""
     sys.exit(1)
 
 

@@ -33,7 +33,7 @@ _CACHE: Final = Path("/var/tmp")  # noqa: S108 - libguestfs keeps its appliance 
 
 
 def choose(capabilities: frozenset[str], asked: frozenset[str] = frozenset()) -> Backend | None:
-    """The backend that these capabilities allow, None without one. A job that asks for nbd gets the kernel."""
+    """The backend that these capabilities allow, None without one; a job asking for nbd gets the kernel."""
     able = [name for name, needs in NEEDS.items() if needs <= capabilities]
     if "kernel" in able and "nbd" in asked:
         return "kernel"

@@ -1,4 +1,7 @@
-"""A guest's fstab: which devices it names, and names that outlast a change of the hypervisor. No input or output."""
+"""A guest's fstab: which devices it names, and which names outlast a change of the hypervisor.
+
+Nothing here does input or output.
+"""
 
 import re
 from collections.abc import Callable, Iterable

@@ -9,7 +9,7 @@ import gzip
 import lzma
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, Final
+from typing import IO, Any, Final
 
 import anyio
 
@@ -25,11 +25,11 @@ _TRAILER: Final = b"TRAILER!!!"
 _MAX_NAME: Final = 4096
 _CHUNK: Final = 1 << 20
 _MODULE_ENDS: Final = (".ko", ".ko.xz", ".ko.gz", ".ko.zst")
-_LIBRARY: Final[dict[bytes, Callable[[IO[bytes]], IO[bytes]]]] = {
-    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
-    b"\xfd7zXZ": lambda file: lzma.LZMAFile(file),
-    b"\x5d\x00\x00": lambda file: lzma.LZMAFile(file),
-    b"BZh": lambda file: bz2.BZ2File(file),
+_LIBRARY: Final[dict[bytes, Callable[[Path], Any]]] = {
+    b"\x1f\x8b": gzip.open,
+    b"\xfd7zXZ": lzma.open,
+    b"\x5d\x00\x00": lzma.open,
+    b"BZh": bz2.open,
 }
 _TOOLS: Final[dict[bytes, tuple[str, ...]]] = {
     b"\x28\xb5\x2f\xfd": ("zstd", "--decompress", "--quiet", "--force", "-o"),
@@ -48,21 +48,18 @@ async def modules_in(path: Path, tools: ToolRunner) -> frozenset[str] | None:
     `path` is in the scratch directory of `tools`; what is unpacked goes there and away again.
     """
     names: set[str] = set()
-    file = path
     try:
         while True:
-            end = await anyio.to_thread.run_sync(_read_archives, file, names)
+            end = await anyio.to_thread.run_sync(_read_archives, path, names)
             if end is None:
                 return frozenset(module for name in names if (module := module_name(name)))
-            inner = file.with_name("initramfs.inner")
-            await _unpack(file, end, inner, tools)
-            file.unlink()
-            inner.rename(path)
-            file = path
+            inner = path.with_name("initramfs.inner")
+            await _unpack(path, end, inner, tools)
+            await anyio.Path(inner).replace(path)
     except (UnknownCompression, OSError, EOFError, lzma.LZMAError):
         return None
     finally:
-        path.unlink(missing_ok=True)
+        await anyio.Path(path).unlink(missing_ok=True)
 
 
 def module_name(name: str) -> str | None:
@@ -136,7 +133,7 @@ async def _unpack(path: Path, at: int, target: Path, tools: ToolRunner) -> None:
                 return
         raise UnknownCompression
     finally:
-        packed.unlink(missing_ok=True)
+        await anyio.Path(packed).unlink(missing_ok=True)
 
 
 def _cut(path: Path, at: int, target: Path) -> None:
@@ -146,9 +143,9 @@ def _cut(path: Path, at: int, target: Path) -> None:
             cut.write(chunk)
 
 
-def _unpack_by(opened: Callable[[IO[bytes]], IO[bytes]], packed: Path, target: Path) -> None:
+def _unpack_by(opened: Callable[[Path], Any], packed: Path, target: Path) -> None:
     done = 0
-    with packed.open("rb") as file, opened(file) as source, target.open("wb") as plain:
+    with opened(packed) as source, target.open("wb") as plain:
         while chunk := source.read(_CHUNK):
             done += len(chunk)
             if done > MAX_BYTES:

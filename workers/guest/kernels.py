@@ -20,8 +20,10 @@ _MODULES_AT: Final = ("/lib/modules", "/usr/lib/modules")
 
 
 class Kernel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An installed kernel. `drivers` says of each driver that was asked for whether it is there at boot:
-    in the initramfs or in the kernel itself; None if the initramfs could not be read.
+    """An installed kernel.
+
+    `drivers` says of each driver that was asked for whether it is there at boot, in the initramfs or in
+    the kernel itself; None if the initramfs could not be read.
     """
 
     version: str

@@ -265,5 +265,9 @@ class _Mending:
         )
 
 
+def _names(image: CheckedImage) -> dict[str, Any]:
+    return {"path": str(image.path), "sha256": image.checksum}
+
+
 def _outcomes(lines: list[ActionLine]) -> dict[str, str]:
     return {each.action: each.outcome for each in lines}

@@ -35,7 +35,7 @@ async def root_argument(case: Case) -> None:
 
 
 def is_right_root(case: Case, name: str) -> bool:
-    """Whether a `root=` means the guest's root and will still mean it on KVM. Variables are GRUB's business."""
+    """Whether a `root=` means the guest's root and will still mean it on KVM; variables are GRUB's."""
     if name.startswith("$"):
         return True
     volume = fstab.resolve(name, case.disks.volumes)

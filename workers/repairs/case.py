@@ -60,8 +60,7 @@ Work = Callable[[Case], Awaitable[None]]
 
 
 class Repair(msgspec.Struct, frozen=True, kw_only=True):
-    """One action. It notes what it did, or that nothing was to be done, and raises OperationFailed if it
-    could not do what has to be done.
+    """One action: it notes what it did, or that nothing was to be done, or raises OperationFailed.
 
     One of the stage `disk` works before the guest is mounted, one of `system` on the mounted guest; one
     of `if mounted` is left out where there is no guest. When one that is `vital` fails, the operation

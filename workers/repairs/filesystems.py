@@ -36,7 +36,7 @@ async def fsck(case: Case) -> None:
         if wanted and volume.device not in wanted:
             continue
         kind = volume.filesystem or await _lost_filesystem(case, volume)
-        if kind not in _TOOLS:
+        if kind is None or kind not in _TOOLS:
             continue
         seen += 1
         try:
@@ -192,7 +192,7 @@ async def _repair_fat(case: Case, device: str) -> str:
 
 
 _EXT: Final = (_check_ext, _repair_ext)
-_TOOLS: Final[Mapping[str | None, tuple[Clean, Callable[[Case, str], Awaitable[str]]]]] = {
+_TOOLS: Final[Mapping[str, tuple[Clean, Callable[[Case, str], Awaitable[str]]]]] = {
     "ext2": _EXT,
     "ext3": _EXT,
     "ext4": _EXT,

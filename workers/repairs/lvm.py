@@ -21,16 +21,15 @@ class _Group(msgspec.Struct, frozen=True):
     name: str
     uuid: str
     missing: int
-    size: int
 
 
 async def pv_restore(case: Case) -> None:
     """Write lost labels and headers of physical volumes again, from the metadata that is still there."""
     restored = []
     for volume in case.disks.volumes:
-        if volume.filesystem is None and volume.part_type in LINUX_TYPES:
-            if group := await _restore(case, volume):
-                restored.append(f"{volume.device} (volume group {group})")
+        unmarked = volume.filesystem is None and volume.part_type in LINUX_TYPES
+        if unmarked and (group := await _restore(case, volume)):
+            restored.append(f"{volume.device} (volume group {group})")
     if not restored:
         return case.notes.add("pv_restore", "not needed", "every physical volume has its label and metadata")
     await case.read_disks()
@@ -62,10 +61,8 @@ async def vg_check(case: Case) -> None:
                 f"the volume group {group.name} lacks {group.missing} of its disks: give all of its disks"
             )
             raise OperationFailed(ErrorCode.REPAIR_FAILED, message)
-        chosen = ("--select", f"vg_uuid={group.uuid}")
         if (await case.rescue.run("lvm", "vgck", group.name, accept=None)).status:
             await case.rescue.run("lvm", "vgck", "--updatemetadata", group.name)
-            await case.rescue.run("lvm", "vgs", *chosen)
             mended.append(group.name)
     if mended:
         return case.notes.add("vg_check", "applied", f"vgck --updatemetadata of {', '.join(mended)}")
@@ -117,17 +114,9 @@ async def devices_file(case: Case) -> None:
 
 
 async def _groups(case: Case) -> list[_Group]:
-    rows = await _listed(case, "vgs", "vg_name,vg_uuid,vg_missing_pv_count,vg_size")
-    found = [
-        _Group(
-            each["vg_name"],
-            each["vg_uuid"],
-            int(each["vg_missing_pv_count"]),
-            int(each["vg_size"].rstrip("B")),
-        )
-        for each in rows
-    ]
-    return sorted(found, key=lambda each: (each.name, -each.size, each.uuid))
+    rows = await _listed(case, "vgs", "vg_name,vg_uuid,vg_missing_pv_count")
+    found = [_Group(each["vg_name"], each["vg_uuid"], int(each["vg_missing_pv_count"])) for each in rows]
+    return sorted(found, key=lambda each: (each.name, each.uuid))
 
 
 async def _listed(case: Case, what: str, columns: str) -> list[dict[str, Any]]:

@@ -51,7 +51,7 @@ async def _relabel(case: Case, contexts: str) -> None:
     if left:
         raise OperationFailed(ErrorCode.REPAIR_FAILED, f"{left} files still have wrong labels after setfiles")
     return case.notes.add(
-        "selinux_relabel", "applied", f"setfiles; {_counted(wrong)} had wrong labels, none has now"
+        "selinux_relabel", "applied", f"setfiles; {wrong} files or more had wrong labels, none has now"
     )
 
 
@@ -59,10 +59,6 @@ async def _wrongly_labelled(case: Case, contexts: str) -> int:
     """How many files setfiles would give another label; counted up to what its output may hold."""
     said = await case.rescue.inside("setfiles", "-F", "-n", "-v", *_excluded(), contexts, "/", accept={0, 1})
     return len(_WOULD.findall(said.out))
-
-
-def _counted(number: int) -> str:
-    return f"{number} files or more"
 
 
 def _excluded() -> list[str]:

@@ -123,11 +123,12 @@ async def _remove_package(case: Case, name: str) -> bool:
         if said.status == 0 and "ok installed" in said.out:
             await rescue.inside("dpkg", "--purge", name)
             return True
-    elif await rescue.has_program("rpm"):
-        if (await rescue.inside("rpm", "-q", name, accept=None)).status == 0:
-            await rescue.inside("rpm", "-e", name)
-            return True
-    return False
+        return False
+    known = await rescue.has_program("rpm") and await rescue.inside("rpm", "-q", name, accept=None)
+    if not known or known.status:
+        return False
+    await rescue.inside("rpm", "-e", name)
+    return True
 
 
 async def cloud_init(case: Case) -> None:
