@@ -226,10 +226,7 @@ class Bus:
 
     async def workers(self) -> list[WorkerCapabilities]:
         """The workers whose heartbeats have not stopped, by id."""
-        stream = self.topology.bucket_stream(self.topology.workers_bucket)
-        found = [stored async for stored in self.connection.read(stream, self.topology.worker_subject("*"))]
-        live = [decode(WorkerCapabilities, stored.data) for stored in found if stored.data]
-        return sorted(live, key=lambda worker: worker.worker_id)
+        return await read_workers(self.connection, self.topology)
 
     async def lanes(self) -> list[LaneAnnouncement]:
         """Every lane that has a consumer."""
@@ -267,6 +264,14 @@ def _same_or_duplicate(entry: Entry, spec: JobSpec | None) -> Entry | DuplicateJ
     if spec is None or entry.record.spec is None or same_job(entry.record, spec):
         return entry
     return DuplicateJob(f"another job has the id {entry.record.job_id}")
+
+
+async def read_workers(connection: Connection, topology: Topology) -> list[WorkerCapabilities]:
+    """The workers bucket, by the workers' ids: those whose heartbeats have not stopped."""
+    stream = topology.bucket_stream(topology.workers_bucket)
+    found = [stored async for stored in connection.read(stream, topology.worker_subject("*"))]
+    live = [decode(WorkerCapabilities, stored.data) for stored in found if stored.data]
+    return sorted(live, key=lambda worker: worker.worker_id)
 
 
 async def read_lanes(connection: Connection, topology: Topology) -> list[LaneAnnouncement]:

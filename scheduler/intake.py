@@ -20,6 +20,7 @@ from h2kbus.journal import bury
 from h2kbus.pull import Delivery
 from h2kbus.store import Entry
 from scheduler.dispatch import Dispatch
+from scheduler.fleet import FleetView
 from scheduler.lanes import LaneRegistry
 from scheduler.locks import ImageLocks
 from subjects.catalog import OperationCatalog
@@ -50,6 +51,7 @@ class Intake:
         self._lanes = lanes
         self._locks = locks
         self._catalog = catalog
+        self._fleet = FleetView(dispatch.connection, dispatch.topology)
         self._name = dispatch.name
         self._handlers: dict[Verb, Callable[[CommandSubject, Delivery], Awaitable[None]]] = {
             Verb.SUBMIT: self._submit,
@@ -89,8 +91,7 @@ class Intake:
         self, command: CommandSubject, spec: JobSpec, delivery: Delivery, parent: str | None = None
     ) -> None:
         try:
-            declaration = self._catalog.declaration_of(spec)
-            lane = lane_name(job_needs(self._catalog.needs_of(declaration, spec), spec))
+            lane = lane_name(await self._needs(spec))
             await self._lanes.ensure(spec.pool, lane, spec.execution_policy.priority)
             record = created(
                 spec,
@@ -117,6 +118,13 @@ class Intake:
             await self._dispatch.deliver(entry)
         elif entry.record.state is State.VALIDATED:
             await self._dispatch.tell(entry)
+
+    async def _needs(self, spec: JobSpec) -> frozenset[str]:
+        """The capabilities that the job is routed by; those it prefers count while somebody has them."""
+        declaration = self._catalog.declaration_of(spec)
+        needs = job_needs(self._catalog.needs_of(declaration, spec), spec)
+        wanted = needs | declaration.prefers
+        return wanted if wanted != needs and await self._fleet.has(spec.pool, wanted) else needs
 
     async def _hindrance(self, job_id: str, spec: JobSpec) -> str | None:
         """Why the job may not go to its lane yet, in words; the duties admit it when it may.

@@ -66,7 +66,7 @@ def test_an_operation_that_is_not_there_is_refused_and_the_known_ones_named() ->
     error = refusal_of(spec(name))
     assert error.path == "$.operation"
     assert repr(name) in error.reason
-    assert "convert, inspect" in error.reason
+    assert "convert, fs_repair" in error.reason
 
 
 @pytest.mark.parametrize("operation", ["convert", "inspect"])

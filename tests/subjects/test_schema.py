@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from subjects import lifecycle
-from subjects.builtin import BUILT_IN, ConvertParameters, InspectParameters
+from subjects.builtin import BUILT_IN, ConvertParameters
 from subjects.codec import convert, encode
 from subjects.codes import ErrorCode
 from subjects.commands import CancelCommand, RetryCommand
@@ -125,7 +125,8 @@ def examples() -> Iterator[msgspec.Struct]:
     yield WorkerCapabilities(worker_id="w1", hostname="h", last_heartbeat=NOW, running_jobs=("j1",))
     yield lock_of("default", "/out/disk.qcow2", "j1")
     yield LaneAnnouncement(pool="default", lane="qemu-img", priority=5, consumer="default_qemu-img_5")
-    yield from (InspectParameters(), ConvertParameters(), ConvertParameters(subformat="streamOptimized"))
+    yield from (each.parameters() for each in BUILT_IN)
+    yield ConvertParameters(subformat="streamOptimized")
 
 
 def nodes(tree: Any) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Probes libguestfs: its shell runs, and its appliance has all the parts that it is built from.
+"""Probes libguestfs: its binding loads, and its appliance has all the parts that it is built from.
 
 Starting the appliance takes many seconds, so a worker does not do that when it starts; the evidence
 says that it was not done.
@@ -11,8 +11,10 @@ from typing import Final
 
 from h2kbus.errors import OperationFailed
 from workers.capabilities.probe import Finding, Tools, first_line, proven, refuted
+from workers.guest.backends import SYSTEM_PYTHON
 
-_INSTALL: Final = "apt-get install libguestfs-tools"
+_INSTALL: Final = "apt-get install libguestfs-tools python3-guestfs"
+_BINDING: Final = "import guestfs; print('libguestfs', *guestfs.GuestFS().version().values())"
 _QEMU: Final = {"x86_64": "qemu-system-x86_64", "aarch64": "qemu-system-aarch64"}
 _KERNELS: Final = ("boot/vmlinuz-*", "lib/modules/*/vmlinuz")
 _RECIPES: Final = (
@@ -23,10 +25,11 @@ _RECIPES: Final = (
 
 
 async def probe_guestfs(tools: Tools) -> Finding:
-    """guestfish, supermin and qemu run; the appliance's recipe and a readable kernel are there."""
+    """The binding loads, supermin and qemu run; the appliance's recipe and a readable kernel are there."""
     qemu = _QEMU.get(platform.machine(), f"qemu-system-{platform.machine()}")
     try:
-        said = [first_line(await tools.run([name, "--version"])) for name in ("guestfish", "supermin", qemu)]
+        said = [first_line(await tools.run([name, "--version"])) for name in ("supermin", qemu)]
+        said.insert(0, first_line(await tools.run([SYSTEM_PYTHON, "-I", "-c", _BINDING])))
     except (FileNotFoundError, OperationFailed) as error:
         return refuted("guestfs", str(error), _INSTALL)
     return appliance_parts("; ".join(said), Path("/"))

@@ -102,7 +102,7 @@ async def test_qemu_img_is_proven_where_it_runs() -> None:
         ("lvm", "apt-get install lvm2"),
         ("mount", "apt-get install mount util-linux"),
         ("selinux-tools", "apt-get install policycoreutils"),
-        ("guestfs", "apt-get install libguestfs-tools"),
+        ("guestfs", "apt-get install libguestfs-tools python3-guestfs"),
     ],
 )
 async def test_a_missing_tool_is_named_with_the_command_that_installs_it(
