@@ -35,6 +35,7 @@ class ErrorCode(enum.StrEnum):
     OUTPUT_UNWRITABLE = "OUTPUT_UNWRITABLE"
     NO_SPACE = "NO_SPACE"
     FS_CORRUPTION_UNRECOVERABLE = "FS_CORRUPTION_UNRECOVERABLE"
+    BOOT_FAILED = "BOOT_FAILED"
     # The execution
     TOOL_FAILED = "TOOL_FAILED"
     TOOL_MISSING = "TOOL_MISSING"
@@ -86,6 +87,7 @@ CODES: Mapping[ErrorCode, CodeInfo] = {
     ErrorCode.OUTPUT_UNWRITABLE: CodeInfo(False, "Let the worker's user write to output_path."),
     ErrorCode.NO_SPACE: CodeInfo(True, "Free space where output_path points, then retry."),
     ErrorCode.FS_CORRUPTION_UNRECOVERABLE: CodeInfo(False, "Restore the guest from a backup."),
+    ErrorCode.BOOT_FAILED: CodeInfo(False, "Read the console log, or repair the guest with offline_fix."),
     ErrorCode.TOOL_FAILED: CodeInfo(True, "Read the job's log for the tool's own words."),
     ErrorCode.TOOL_MISSING: CodeInfo(True, "Install the named tool; `h2kbus doctor` gives the command."),
     ErrorCode.TIMEOUT: CodeInfo(True, "Raise execution_policy.timeout_seconds or use a faster host."),

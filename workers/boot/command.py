@@ -36,7 +36,7 @@ _WITH_BACKING: Final = frozenset({"qcow2", "vmdk"})
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
-    """The files of one machine: what it writes instead of the disk, its firmware, its console's descriptor."""
+    """What one machine is given: an overlay to write to, firmware for UEFI, a descriptor for its console."""
 
     overlay: Path
     ovmf: Ovmf | None

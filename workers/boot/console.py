@@ -61,7 +61,10 @@ STAGES: Final[Sequence[Stage]] = (
     _failed("kernel-panic", r"Kernel panic - not syncing|VFS: Unable to mount root fs"),
     _failed("initramfs-shell", r"^ ?\(initramfs\)|Gave up waiting for root|^ALERT! .* does not exist"),
     _failed("initramfs-shell", r"dropped into an emergency shell|^\[rootfs .*\]#"),
-    _failed("dracut-shell", r"^dracut:/.*#|Entering emergency mode\. Exit the shell|dracut.*Warning: Could not boot"),
+    _failed(
+        "dracut-shell",
+        r"^dracut:/.*#|Entering emergency mode\. Exit the shell|dracut.*Warning: Could not boot",
+    ),
     _failed("emergency-mode", r"You are in (?:emergency|rescue) mode|Entering emergency mode"),
     _failed("emergency-mode", r"Give root password for maintenance|the root account is locked"),
     _failed("emergency-mode", r"systemd\[1\]: Freezing execution"),

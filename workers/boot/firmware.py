@@ -40,9 +40,7 @@ OVMF: Final = tuple(
 )
 
 
-async def choose_firmware(
-    wanted: Firmware, qemu: QemuImg, disk: Disk, size: int
-) -> Literal["bios", "uefi"]:
+async def choose_firmware(wanted: Firmware, qemu: QemuImg, disk: Disk, size: int) -> Literal["bios", "uefi"]:
     """The firmware that was asked for, or the one that a disk of `size` bytes is made for."""
     if wanted != "auto":
         return wanted
@@ -55,10 +53,19 @@ async def choose_firmware(
 
 
 def firmware_of(table: PartitionTable, first_sector: bytes) -> Literal["bios", "uefi"]:
-    """UEFI for a disk with an EFI system partition that a BIOS finds nothing to start on."""
+    """UEFI for a disk with an EFI system partition on which a BIOS finds nothing to start.
+
+    Windows writes boot code even where a GPT follows; it leads on only to a partition marked for it.
+    """
     kinds = {each.type for each in table.partitions}
-    for_bios = _BIOS_BOOT in kinds or any(first_sector[:_BOOT_CODE_BYTES])
+    leads_on = table.scheme != "gpt" or any(each.bootable for each in table.partitions)
+    for_bios = _BIOS_BOOT in kinds or (leads_on and any(first_sector[:_BOOT_CODE_BYTES]))
     return "uefi" if _EFI_SYSTEM in kinds and not for_bios else "bios"
+
+
+def find_ovmf(places: Iterable[Ovmf] = OVMF) -> Ovmf | None:
+    """The first build that is installed."""
+    return next((each for each in places if each.code.is_file() and each.variables.is_file()), None)
 
 
 async def prepare_ovmf(scratch: Path, places: Iterable[Ovmf] = OVMF) -> Ovmf:
@@ -66,7 +73,7 @@ async def prepare_ovmf(scratch: Path, places: Iterable[Ovmf] = OVMF) -> Ovmf:
 
     Raises CAPABILITY_MISSING where none is installed.
     """
-    found = next((each for each in places if each.code.is_file() and each.variables.is_file()), None)
+    found = find_ovmf(places)
     if found is None:
         message = "UEFI needs the firmware OVMF, which is not installed: apt-get install ovmf"
         raise OperationFailed(ErrorCode.CAPABILITY_MISSING, message, package="ovmf")

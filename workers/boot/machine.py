@@ -28,7 +28,10 @@ _SETTLE_SECONDS: Final = 1.5
 _MAX_RESTARTS: Final = 1
 """A guest that has come up far may restart once, as it does after relabelling its files."""
 
-_SCREENS: Final = (("screen.png", {"format": "png"}), ("screen.ppm", {}))
+_SCREENS: Final[tuple[tuple[str, dict[str, str]], ...]] = (
+    ("screen.png", {"format": "png"}),
+    ("screen.ppm", {}),
+)
 """QEMU writes PNG since 7.1, where it was built with it."""
 
 _SILENT: Final = (
@@ -127,8 +130,8 @@ class _Test:
             if self._ended is not None:
                 return
             if self._console.verdict is not None:
-                return await self._settle()
-        return None
+                await self._settle()
+                return
 
     async def _settle(self) -> None:
         until = anyio.current_time() + _SETTLE_SECONDS
