@@ -42,6 +42,7 @@ class ErrorCode(enum.StrEnum):
     GUEST_ENCRYPTED = "GUEST_ENCRYPTED"
     GUEST_DISK_FULL = "GUEST_DISK_FULL"
     REPAIR_FAILED = "REPAIR_FAILED"
+    BOOT_FAILED = "BOOT_FAILED"
     # The execution
     TOOL_FAILED = "TOOL_FAILED"
     TOOL_MISSING = "TOOL_MISSING"
@@ -103,6 +104,7 @@ CODES: Mapping[ErrorCode, CodeInfo] = {
         False, "Free space inside the guest, or enlarge its filesystem first."
     ),
     ErrorCode.REPAIR_FAILED: CodeInfo(False, "Read in the error's details what was done and what was not."),
+    ErrorCode.BOOT_FAILED: CodeInfo(False, "Read the console log, or repair the guest with offline_fix."),
     ErrorCode.TOOL_FAILED: CodeInfo(True, "Read the job's log for the tool's own words."),
     ErrorCode.TOOL_MISSING: CodeInfo(True, "Install the named tool; `h2kbus doctor` gives the command."),
     ErrorCode.TIMEOUT: CodeInfo(True, "Raise execution_policy.timeout_seconds or use a faster host."),

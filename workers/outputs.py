@@ -1,10 +1,11 @@
 """Where an attempt works and how its results become visible: whole, once, and never over another file."""
 
+import contextlib
 import errno
 import functools
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -47,6 +48,11 @@ def intermediate_path(output_path: Path, job_id: str, name: str) -> Path:
     return output_path / f"{job_id}.{name}"
 
 
+def evidence_path(output_path: Path, job_id: str, attempt: int, name: str) -> Path:
+    """A file that a failed attempt leaves, beside the job's log."""
+    return output_path / f"{job_id}.attempt-{attempt}.{name}"
+
+
 @asynccontextmanager
 async def scratch_directory(
     output_path: Path, job_id: str, token: int, is_needed: Callable[[], bool]
@@ -79,6 +85,15 @@ def free_bytes(directory: Path) -> int:
     with output_errors(directory):
         status = os.statvfs(directory)
     return status.f_bavail * status.f_frsize
+
+
+async def keep_evidence(files: Sequence[StagedFile]) -> frozenset[Path]:
+    """Let a failed attempt's files stay, and return the names that they got.
+
+    One whose name is taken, or that the disk does not take, is left out: the attempt has a better reason
+    to fail than its evidence.
+    """
+    return await anyio.to_thread.run_sync(_keep_evidence, files)
 
 
 async def sync_file(path: Path) -> None:
@@ -119,6 +134,16 @@ def sync_path(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _keep_evidence(files: Sequence[StagedFile]) -> frozenset[Path]:
+    kept = set()
+    for each in files:
+        with contextlib.suppress(OSError, OperationFailed):
+            finish_file(each.source)
+            place_file(each)
+            kept.add(each.target)
+    return frozenset(kept)
 
 
 def place_file(file: StagedFile) -> None:

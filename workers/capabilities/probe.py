@@ -3,7 +3,8 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,7 @@ import msgspec
 
 from h2kbus.errors import OperationFailed
 from workers.child import tool_path
+from workers.conversation import Conversation
 from workers.joblog import JobLog, printable
 from workers.process import ToolOutput, ToolRunner
 
@@ -62,10 +64,26 @@ class Tools:
         Raises FileNotFoundError if it is missing, and OperationFailed as `ToolRunner.run` does.
         """
         command = [self.find(argv[0]), *argv[1:]]
-        # A probe belongs to no job: what its tool says becomes evidence and is logged nowhere.
-        with tempfile.TemporaryDirectory(prefix="h2kbus-probe-") as scratch, JobLog(Path(os.devnull)) as log:
-            runner = ToolRunner(log, Path(scratch), grace_seconds=_GRACE_SECONDS)
+        with _runner() as runner:
             return await runner.run(command, accept=accept)
+
+    @asynccontextmanager
+    async def converse(self, argv: Sequence[str]) -> AsyncIterator[Conversation]:
+        """Run a program that is talked to by lines, in an empty directory of its own.
+
+        Raises FileNotFoundError if it is missing, and OperationFailed as `ToolRunner.converse` does.
+        """
+        command = [self.find(argv[0]), *argv[1:]]
+        with _runner() as runner:
+            async with runner.converse(command) as conversation:
+                yield conversation
+
+
+@contextmanager
+def _runner() -> Iterator[ToolRunner]:
+    # A probe belongs to no job: what its tool says becomes evidence and is logged nowhere.
+    with tempfile.TemporaryDirectory(prefix="h2kbus-probe-") as scratch, JobLog(Path(os.devnull)) as log:
+        yield ToolRunner(log, Path(scratch), grace_seconds=_GRACE_SECONDS)
 
 
 Probe = Callable[[Tools], Awaitable[Finding]]

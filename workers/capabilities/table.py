@@ -10,6 +10,7 @@ from workers.capabilities.guestfs import probe_guestfs
 from workers.capabilities.kvm import probe_kvm
 from workers.capabilities.nbd import probe_nbd
 from workers.capabilities.probe import Finding, Probe, Tools, proven, refuted
+from workers.capabilities.qemu_system import probe_qemu_system
 from workers.capabilities.tools import probe_lvm, probe_mount, probe_qemu_img, probe_selinux_tools
 from workers.guest.backends import NEEDS, choose
 
@@ -41,6 +42,7 @@ PROBES: Final[Mapping[str, Probe]] = {
     "kvm": probe_kvm,
     "guestfs": probe_guestfs,
     "guest": follows_from_others,
+    "qemu-system": probe_qemu_system,
 }
 
 SWITCHED_OFF: Final = "switched off by the operator"

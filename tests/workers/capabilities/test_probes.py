@@ -103,6 +103,7 @@ async def test_qemu_img_is_proven_where_it_runs() -> None:
         ("mount", "apt-get install mount util-linux"),
         ("selinux-tools", "apt-get install policycoreutils"),
         ("guestfs", "apt-get install libguestfs-tools python3-guestfs"),
+        ("qemu-system", "apt-get install qemu-system-x86 ovmf"),
     ],
 )
 async def test_a_missing_tool_is_named_with_the_command_that_installs_it(
@@ -234,6 +235,26 @@ def test_guestfs_evidence_says_that_the_appliance_was_not_started(tmp_path: Path
     finding = appliance_parts("guestfish 1.48", tmp_path)
     assert finding.proven
     assert finding.evidence.endswith("the appliance was not started")
+
+
+async def test_qemu_system_is_proven_where_a_machine_starts() -> None:
+    finding = await found("qemu-system")
+    assert finding.proven == (tool_path("qemu-system-x86_64") is not None)
+    assert not finding.proven or "a paused machine started; no guest was booted" in finding.evidence
+
+
+async def test_an_emulator_that_starts_no_machine_is_not_proven(tmp_path: Path) -> None:
+    script(tmp_path, "qemu-system-x86_64", "echo 'invalid accelerator tcg' >&2", "exit 1")
+    finding = await found("qemu-system", with_first(tmp_path))
+    assert (finding.proven, "invalid accelerator tcg" in finding.evidence) == (False, True)
+
+
+async def test_an_emulator_that_says_nothing_is_given_up_and_gone(tmp_path: Path) -> None:
+    mark = secrets.token_hex(8)
+    script(tmp_path, "qemu-system-x86_64", f"sleep 60.{int(mark, 16)}")
+    finding = await found("qemu-system", with_first(tmp_path), seconds=0.3)
+    assert (finding.proven, "did not end within" in finding.evidence) == (False, True)
+    assert await gone(f"60.{int(mark, 16)}")
 
 
 async def test_kvm_is_proven_where_a_guest_halts_unless_the_host_met_an_internal_error() -> None:
