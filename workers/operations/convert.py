@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Coroutine
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class Convert:
             work = _Conversion(job, place)
             require_free(*work.targets)
             job.report.enter("probe", "reading the image's header")
-            async with open_image(job.spec.image, work.on_checksum) as image:
+            async with work.open_image() as image:
                 image.require_sound()
                 await work.probe(image)
                 await work.convert(image.disk)
@@ -71,7 +72,10 @@ class _Conversion:
         report = report_path(self._job.output_path, self._job.job_id)
         return [self._target, report] if self._job.spec.artifacts.store_fixed_image else [report]
 
-    def on_checksum(self, done: int, total: int) -> None:
+    def open_image(self) -> AbstractAsyncContextManager[CheckedImage]:
+        return open_image(self._job.spec.image, self._on_checksum, member=self._parameters.disk)
+
+    def _on_checksum(self, done: int, total: int) -> None:
         words = "verifying the image's checksum"
         self._job.report.advance(done / total, words, bytes_done=done, bytes_total=total)
 
@@ -224,7 +228,7 @@ class _Conversion:
             ended_at=dt.datetime.now(dt.UTC),
             spec=self._job.spec,
             actions=tuple(self._notes.lines),
-            image={**_facts(self._known_source, image.path), "sha256": image.checksum},
+            image={**_facts(self._known_source, image.path), "sha256": image.checksum, **image.container},
             output=_facts(self._known_output, self._target),
             warnings=tuple(self._warnings),
             tools=self._versions,
