@@ -1,11 +1,7 @@
 """The gate that every image passes before a tool reads its content: images are hostile until checked."""
 
-import errno
-import hashlib
-import os
-import stat
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -13,67 +9,40 @@ import msgspec
 
 from h2kbus.errors import ErrorCode, OperationFailed
 from subjects.spec import ImageFormat, ImageSpec
+from workers.checksum import OnBytes, digests
+from workers.container import Content, locate, require_digest
 from workers.formats import Finding, Header, ImageBytes, foreign_format, read_header
-from workers.formats.header import unsafe
+from workers.formats.header import SECTOR, Window, unsafe
 from workers.formats.vmdk import Extent, extent_findings, extents_of
 from workers.qemu import Disk, ImageInfo, QemuImg
+from workers.regular import OpenFile, open_regular
 
 MAX_VIRTUAL_BYTES = 64 << 40
 """64 TiB: the largest disk of the common hypervisors. A header of 500 bytes may claim far more."""
 
-_HASH_CHUNK = 8 * 1024 * 1024
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NAMED_FORMATS = frozenset(
     {".vmdk", ".qcow2", ".qcow", ".vdi", ".vhd", ".vpc", ".vhdx", ".avhd", ".avhdx", ".qed", ".e01", ".ova"}
 )
-_ERRNO_CODES = {
-    errno.ENOENT: ErrorCode.IMAGE_NOT_FOUND,
-    errno.ENOTDIR: ErrorCode.IMAGE_NOT_FOUND,
-    errno.ENAMETOOLONG: ErrorCode.IMAGE_NOT_FOUND,
-    errno.ELOOP: ErrorCode.IMAGE_UNSAFE,
-}
-_KINDS = {
-    stat.S_IFDIR: "a directory",
-    stat.S_IFLNK: "a symbolic link",
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFBLK: "a block device",
-    stat.S_IFCHR: "a character device",
-}
-
-OnBytes = Callable[[int, int], None]
-
-
-class Identity(msgspec.Struct, frozen=True):
-    """What tells a file from another one, and from itself once it was written to."""
-
-    device: int
-    inode: int
-    size: int
-    modified_ns: int
-    changed_ns: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> "Identity":
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 class CheckedImage:
     """An open image whose header has been read and whose size and checksum are the declared ones.
 
-    Its content is reached through `disk` only, which refuses an unsafe image.
+    Its content is reached through `disk` only, which refuses an unsafe image. `path` is the file that
+    holds it, `size` is in bytes, and `container` are the facts of the OVA or OVF that it is a part of.
     """
 
-    def __init__(self, path: Path, descriptor: int, format_: ImageFormat, header: Header) -> None:
-        self.path = path
-        self.format = format_
+    def __init__(self, content: Content, header: Header) -> None:
+        self.path = content.file.path
+        self.format: ImageFormat = header.format
         self.header = header
-        self.size = os.fstat(descriptor).st_size
+        self.size = content.size
+        self.container = content.facts
         self.findings = header.findings
-        self.warnings = list(header.warnings)
+        self.warnings = [*content.warnings, *header.warnings]
         self.checksum: str | None = None
-        self._descriptor = descriptor
-        self._identities = {path: Identity.of(os.fstat(descriptor))}
+        self._content = content
+        self._opened = list(content.opened)
 
     @property
     def disk(self) -> Disk:
@@ -85,8 +54,8 @@ class CheckedImage:
         for each in self.findings:
             if each.code is ErrorCode.IMAGE_UNSAFE:
                 raise self._refusal(each)
-        descriptor = None if self.header.extents else self._descriptor
-        return Disk(path=self.path, format=self.format, descriptor=descriptor)
+        descriptor = None if self.header.extents else self._content.file.descriptor
+        return Disk(path=self.path, format=self.format, descriptor=descriptor, window=self._content.window)
 
     def require_sound(self) -> None:
         """Raise IMAGE_UNSAFE or IMAGE_CORRUPT for the first thing that was found wrong."""
@@ -99,122 +68,117 @@ class CheckedImage:
         Raises IMAGE_CORRUPT if it cannot open the image, IMAGE_UNSAFE if it sees what we did not.
         """
         info, words = await qemu.info(self.disk)
-        for each in _doubts(info):
+        for each in _doubts(info, self.header.virtual_size):
             raise self._refusal(each)
+        if self._content.window:
+            # qemu tells what the whole archive occupies.
+            info = msgspec.structs.replace(info, actual_size=self.size)
         return info, words
 
     def add_extents(self) -> None:
         """Take the files that a descriptor names through the same gate."""
-        for extent in extents_of(ImageBytes(self._descriptor)) if self.header.extents else ():
+        if self.header.extents and self._content.window:
+            self.findings = (
+                *self.findings,
+                unsafe("its content is in further files, and it is in an archive"),
+            )
+            return
+        for extent in extents_of(self._content.bytes) if self.header.extents else ():
             if extent.plain:
                 self._add_extent(extent)
 
     def require_unchanged(self) -> None:
         """Raise IMAGE_UNSAFE if the image, or what its path names, changed since it was opened."""
-        for path, before in self._identities.items():
-            try:
-                now = Identity.of(path.lstat())
-            except OSError:
-                now = None
-            if now != before:
-                message = f"{path} was changed or exchanged while it was being read"
-                raise OperationFailed(ErrorCode.IMAGE_UNSAFE, message)
+        for each in self._opened:
+            each.require_unchanged()
 
     async def verify(self, expected: str, on_bytes: OnBytes) -> None:
-        """Hash the whole file; raise CHECKSUM_MISMATCH if it is another one than described."""
-        wanted = expected.removeprefix("sha256:").lower()
-        self.checksum = await _sha256(self._descriptor, self.size, on_bytes)
+        """Hash the file that the job names; raise CHECKSUM_MISMATCH if it is another one than described."""
+        named, wanted = self._opened[0], expected.removeprefix("sha256:").lower()
+        found = await digests(named.descriptor, Window(0, named.size), {"sha256"}, on_bytes)
+        self.checksum = found["sha256"]
         if self.checksum != wanted:
-            message = f"{self.path} has the SHA-256 {self.checksum}, not {wanted}"
+            message = f"{named.path} has the SHA-256 {self.checksum}, not {wanted}"
             raise OperationFailed(ErrorCode.CHECKSUM_MISMATCH, message, expected=wanted, actual=self.checksum)
 
+    async def verify_manifest(self, on_bytes: OnBytes) -> None:
+        """Hash the disk as the container's manifest does. Raises CHECKSUM_MISMATCH."""
+        content = self._content
+        algorithms = {each.algorithm for each in content.expected}
+        if algorithms:
+            found = await digests(content.file.descriptor, content.exact, algorithms, on_bytes)
+            for each in content.expected:
+                require_digest(content.label, each, found[each.algorithm])
+
     def _add_extent(self, extent: Extent) -> None:
-        path = self.path.parent / extent.name
-        descriptor = _open_regular(path)
-        try:
-            self._identities[path] = Identity.of(os.fstat(descriptor))
-            self.findings = (*self.findings, *extent_findings(extent, ImageBytes(descriptor)))
-        finally:
-            os.close(descriptor)
+        with ExitStack() as stack:
+            file = open_regular(self.path.parent / extent.name, stack)
+            self._opened.append(file)
+            self.findings = (*self.findings, *extent_findings(extent, ImageBytes(file.descriptor)))
 
     def _refusal(self, finding: Finding) -> OperationFailed:
-        return OperationFailed(finding.code, f"{self.path}: {finding.reason}")
+        return OperationFailed(finding.code, f"{self._content.label}: {finding.reason}")
 
 
 @asynccontextmanager
-async def open_image(spec: ImageSpec, on_bytes: OnBytes) -> AsyncIterator[CheckedImage]:
+async def open_image(
+    spec: ImageSpec, on_bytes: OnBytes, *, member: str | None = None
+) -> AsyncIterator[CheckedImage]:
     """Open the job's image and check it against its description, without any tool.
 
-    `on_bytes` hears how far the checksum is. Raises OperationFailed with IMAGE_NOT_FOUND,
-    IMAGE_UNREADABLE, IMAGE_UNSAFE (not a regular file), IMAGE_CORRUPT (empty, or without the header
-    that its name promises), SIZE_MISMATCH, FORMAT_MISMATCH or CHECKSUM_MISMATCH. What the header
+    `member` names one of the disks of an OVA or OVF. `on_bytes` hears how far the checksum is. Raises
+    OperationFailed with IMAGE_NOT_FOUND, IMAGE_UNREADABLE, IMAGE_UNSAFE (not a regular file, or a
+    hostile container), IMAGE_CORRUPT (empty, or without the header that its name promises),
+    INVALID_SPEC (no such member), SIZE_MISMATCH, FORMAT_MISMATCH or CHECKSUM_MISMATCH. What the header
     reveals beyond that stands in the image's `findings`.
     """
-    path = Path(spec.path)
-    descriptor = await anyio.to_thread.run_sync(_open_regular, path)
-    try:
-        image = await anyio.to_thread.run_sync(_recognise, spec, descriptor)
+    with ExitStack() as stack:
+        image = await anyio.to_thread.run_sync(_admit, spec, member, stack)
         if spec.checksum:
             await image.verify(spec.checksum, on_bytes)
+        await image.verify_manifest(on_bytes)
         yield image
-    finally:
-        os.close(descriptor)
 
 
-def _open_regular(path: Path) -> int:
+def _admit(spec: ImageSpec, member: str | None, stack: ExitStack) -> CheckedImage:
+    named = open_regular(Path(spec.path), stack)
+    _require_size(spec, named)
     try:
-        kind = stat.S_IFMT(path.lstat().st_mode)
-        if kind != stat.S_IFREG:
-            words = _KINDS.get(kind, "not a file")
-            raise OperationFailed(
-                ErrorCode.IMAGE_UNSAFE, f"{path} is {words}; only a regular file is accepted"
-            )
-        descriptor = os.open(path, _READ)
-    except OSError as error:
-        code = _ERRNO_CODES.get(error.errno or 0, ErrorCode.IMAGE_UNREADABLE)
-        raise OperationFailed(code, f"{path}: {error.strerror}") from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OperationFailed(ErrorCode.IMAGE_UNSAFE, f"{path} was exchanged while it was being opened")
-    return descriptor
-
-
-def _recognise(spec: ImageSpec, descriptor: int) -> CheckedImage:
-    path, content = Path(spec.path), ImageBytes(descriptor)
-    if spec.size_bytes is not None and spec.size_bytes != content.size:
-        message = f"{path} has {content.size} bytes, not {spec.size_bytes}"
-        raise OperationFailed(ErrorCode.SIZE_MISMATCH, message)
-    try:
-        header = read_header(content) or _raw_header(spec, content)
-        _refuse_other_format(spec, header)
-        image = CheckedImage(path, descriptor, header.format, _within_limits(header))
+        content = locate(named, member, stack)
+        header = read_header(content.bytes) or _raw_header(spec, content)
+        _refuse_other_format(spec, content, header)
+        image = CheckedImage(content, _within_limits(header))
         image.add_extents()
     except OSError as error:
-        raise OperationFailed(ErrorCode.IMAGE_UNREADABLE, f"{path}: {error.strerror}") from error
+        raise OperationFailed(ErrorCode.IMAGE_UNREADABLE, f"{named.path}: {error.strerror}") from error
     return image
 
 
-def _raw_header(spec: ImageSpec, content: ImageBytes) -> Header:
+def _require_size(spec: ImageSpec, file: OpenFile) -> None:
+    if spec.size_bytes is not None and spec.size_bytes != file.size:
+        message = f"{file.path} has {file.size} bytes, not {spec.size_bytes}"
+        raise OperationFailed(ErrorCode.SIZE_MISMATCH, message)
+
+
+def _raw_header(spec: ImageSpec, content: Content) -> Header:
     """Accept a file without a header as raw, unless anything says that it should have one."""
-    suffix = Path(spec.path).suffix.lower()
+    label, suffix = content.label, content.suffix
     if content.size == 0:
-        raise OperationFailed(ErrorCode.IMAGE_CORRUPT, f"{spec.path} is empty")
-    if foreign := foreign_format(content):
-        raise OperationFailed(
-            ErrorCode.FORMAT_MISMATCH, f"{spec.path} is {foreign}, which is no supported image"
-        )
+        raise OperationFailed(ErrorCode.IMAGE_CORRUPT, f"{label} is empty")
+    if foreign := foreign_format(content.bytes):
+        raise OperationFailed(ErrorCode.FORMAT_MISMATCH, f"{label} is {foreign}, which is no supported image")
     if spec.format not in {None, "raw"}:
-        message = f"{spec.path} is declared as {spec.format}, but has no such header"
+        message = f"{label} is declared as {spec.format}, but has no such header"
         raise OperationFailed(ErrorCode.FORMAT_MISMATCH, message)
     if suffix in _NAMED_FORMATS:
-        message = f"{spec.path} is named {suffix}, but has no such header: it is damaged or misnamed"
+        message = f"{label} is named {suffix}, but has no such header: it is damaged or misnamed"
         raise OperationFailed(ErrorCode.IMAGE_CORRUPT, message)
-    return Header(format="raw", virtual_size=content.size)
+    return Header(format="raw", virtual_size=content.bytes.size)
 
 
-def _refuse_other_format(spec: ImageSpec, header: Header) -> None:
+def _refuse_other_format(spec: ImageSpec, content: Content, header: Header) -> None:
     if spec.format not in {None, header.format}:
-        message = f"{spec.path} is declared as {spec.format}, but its header is that of {header.format}"
+        message = f"{content.label} is declared as {spec.format}, but its header is that of {header.format}"
         raise OperationFailed(
             ErrorCode.FORMAT_MISMATCH, message, declared=spec.format, detected=header.format
         )
@@ -226,7 +190,7 @@ def _within_limits(header: Header) -> Header:
     return msgspec.structs.replace(header, findings=(*header.findings, _too_large(header.virtual_size)))
 
 
-def _doubts(info: ImageInfo) -> list[Finding]:
+def _doubts(info: ImageInfo, known_size: int | None) -> list[Finding]:
     found = []
     if info.backing_filename is not None:
         found.append(unsafe(f"it builds on a backing file: {info.backing_filename!r}"))
@@ -234,22 +198,11 @@ def _doubts(info: ImageInfo) -> list[Finding]:
         found.append(unsafe("it is encrypted"))
     if info.virtual_size > MAX_VIRTUAL_BYTES:
         found.append(_too_large(info.virtual_size))
+    if known_size is not None and info.virtual_size != -(-known_size // SECTOR) * SECTOR:
+        words = f"its header was read as a disk of {known_size} bytes, qemu sees one of {info.virtual_size}"
+        found.append(unsafe(words))
     return found
 
 
 def _too_large(size: int) -> Finding:
     return unsafe(f"it claims a disk of {size} bytes; the limit is {MAX_VIRTUAL_BYTES}")
-
-
-async def _sha256(descriptor: int, size: int, on_bytes: OnBytes) -> str:
-    digest, done = hashlib.sha256(), 0
-
-    def step() -> int:
-        chunk = os.pread(descriptor, _HASH_CHUNK, done)
-        digest.update(chunk)
-        return len(chunk)
-
-    while count := await anyio.to_thread.run_sync(step):
-        done += count
-        on_bytes(done, size)
-    return digest.hexdigest()

@@ -1,7 +1,7 @@
 """qemu-img, as typed calls. The format of every image is forced: qemu never guesses."""
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import msgspec
 from h2kbus.errors import ErrorCode, OperationFailed
 from subjects.spec import ImageFormat
 from workers.formats import FORMATS
+from workers.formats.header import Window
 from workers.lines import OnLine
 from workers.process import UNLIMITED, ToolLimits, ToolOutput, ToolRunner
 
@@ -35,18 +36,38 @@ _CHECK_VERDICTS = {
 class Disk(msgspec.Struct, frozen=True, kw_only=True):
     """An image as qemu gets it: by a name that it cannot take for a protocol, and with its format.
 
-    `descriptor` is an open file that the name refers to, to be handed down to the tool.
+    `descriptor` is an open file that the name refers to, to be handed down to the tool. `window` is the
+    part of the file that is the image, in whole sectors.
     """
 
     path: Path
     format: ImageFormat
     descriptor: int | None = None
+    window: Window | None = None
+
+    @property
+    def file(self) -> str:
+        """The name of the file as the operating system knows it."""
+        return str(self.path) if self.descriptor is None else f"/proc/self/fd/{self.descriptor}"
 
     @property
     def name(self) -> str:
-        if self.descriptor is None:
-            return f"file:{self.path}"
-        return f"file:/proc/self/fd/{self.descriptor}"
+        return self.options if self.window else f"file:{self.file}"
+
+    @property
+    def options(self) -> str:
+        """The image as `--image-opts` takes it, in which a comma is written twice."""
+        options: dict[str, object] = {"driver": "file", "filename": _doubled(self.file)}
+        if self.window:
+            part = {"driver": "raw", "offset": self.window.offset, "size": self.window.size}
+            options = part | _nested(options)
+        options = {"driver": self.driver} | _nested(options)
+        return ",".join(f"{key}={value}" for key, value in options.items())
+
+    @property
+    def flags(self) -> list[str]:
+        """How qemu-img is told the format of what `name` names."""
+        return ["--image-opts"] if self.window else ["-f", self.driver]
 
     @property
     def driver(self) -> str:
@@ -96,19 +117,19 @@ class QemuImg:
 
     async def info(self, disk: Disk) -> tuple[ImageInfo, bytes]:
         """What the image is, and qemu's own words. Raises IMAGE_CORRUPT if qemu cannot open it."""
-        output = await self._metadata("info", [disk], "--output=json", "-f", disk.driver, "--", disk.name)
+        output = await self._metadata("info", [disk], "--output=json", *disk.flags, "--", disk.name)
         return msgspec.json.decode(output.stdout, type=ImageInfo), output.stdout
 
     async def check(self, disk: Disk) -> CheckResult:
         """Check the image's own bookkeeping. Raises TOOL_FAILED if the check cannot be done at all."""
-        argv = [PROGRAM, "check", "-f", disk.driver, "--", disk.name]
+        argv = [PROGRAM, "check", *disk.flags, "--", disk.name]
         output = await self._run(argv, [disk], accept=_CHECK_VERDICTS)
         lines = [*output.stderr.splitlines(), *output.stdout.decode("utf-8", "replace").splitlines()]
         return CheckResult(verdict=_CHECK_VERDICTS[output.status], detail=next(filter(None, lines), ""))
 
     async def measure(self, source: Disk, target: ImageFormat) -> int | None:
         """At most how many bytes the converted image needs; None where qemu cannot tell."""
-        argv = [PROGRAM, "measure", "--output=json", "-f", source.driver, "-O", FORMATS[target].qemu]
+        argv = [PROGRAM, "measure", "--output=json", *source.flags, "-O", FORMATS[target].qemu]
         output = await self._run([*argv, source.name], [source], accept=(0, 1))
         return msgspec.json.decode(output.stdout, type=_Measure).required if output.status == 0 else None
 
@@ -116,14 +137,14 @@ class QemuImg:
         self, source: Disk, target: Disk, options: Sequence[str], on_fraction: OnFraction
     ) -> None:
         """Write the source's content to the target, which must not exist yet."""
-        argv = [PROGRAM, "convert", "-p", "-f", source.driver, "-O", target.driver, *options]
+        argv = [PROGRAM, "convert", "-p", *source.flags, "-O", target.driver, *options]
         await self._run(
             [*argv, "--", source.name, target.name], [source, target], on_output=_progress(on_fraction)
         )
 
     async def compare(self, one: Disk, other: Disk, on_fraction: OnFraction) -> bool:
         """Whether both have the same content; what only the larger one has must be zeros."""
-        argv = [PROGRAM, "compare", "-p", "-f", one.driver, "-F", other.driver, "--", one.name, other.name]
+        argv = [PROGRAM, "compare", "-p", *_compared(one, other)]
         output = await self._run(argv, [one, other], accept=(0, _DIFFERENT), on_output=_progress(on_fraction))
         return output.status != _DIFFERENT
 
@@ -135,7 +156,7 @@ class QemuImg:
         target = self._tools.scratch / "range.raw"
         first, count = offset // 512, length // 512
         operands = [f"skip={first}", f"count={first + count}", f"if={disk.name}", f"of={target}"]
-        await self._run([PROGRAM, "dd", "-f", disk.driver, "-O", "raw", "bs=512", *operands], [disk])
+        await self._run([PROGRAM, "dd", *disk.flags, "-O", "raw", "bs=512", *operands], [disk])
         data = target.read_bytes()
         target.unlink()
         return data
@@ -163,8 +184,8 @@ class QemuImg:
         limits: ToolLimits = UNLIMITED,
     ) -> ToolOutput:
         timeout = METADATA_SECONDS if limits.cpu_seconds else None
-        self._paths |= {disk.name: f"file:{disk.path}" for disk in disks}
-        self._paths |= {disk.name.removeprefix("file:"): str(disk.path) for disk in disks}
+        self._paths |= {f"filename={disk.file}": f"filename={_doubled(str(disk.path))}" for disk in disks}
+        self._paths |= {disk.file: str(disk.path) for disk in disks}
         handed = [disk.descriptor for disk in disks if disk.descriptor is not None]
         try:
             return await self._tools.run(
@@ -182,8 +203,24 @@ class QemuImg:
     def _by_path(self, text: str) -> str:
         """Say an image's path where qemu knows it only as a descriptor."""
         for name, path in self._paths.items():
-            text = text.replace(name, path)
+            # A descriptor's number may be the start of another one's.
+            text = re.sub(rf"{re.escape(name)}(?!\d)", path.replace("\\", r"\\"), text)
         return text
+
+
+def _nested(options: Mapping[str, object]) -> dict[str, object]:
+    return {f"file.{key}": value for key, value in options.items()}
+
+
+def _doubled(name: str) -> str:
+    return name.replace(",", ",,")
+
+
+def _compared(one: Disk, other: Disk) -> list[str]:
+    """`--image-opts` holds for both operands or for none."""
+    if one.window or other.window:
+        return ["--image-opts", "--", one.options, other.options]
+    return ["-f", one.driver, "-F", other.driver, "--", one.name, other.name]
 
 
 def _progress(on_fraction: OnFraction) -> OnLine:

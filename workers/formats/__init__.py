@@ -7,6 +7,7 @@ import msgspec
 from subjects.spec import ImageFormat
 from workers.formats import qcow2, vdi, vhd, vhdx, vmdk
 from workers.formats.header import Finding, Header, ImageBytes
+from workers.formats.tar import is_archive
 
 __all__ = ["FORMATS", "Finding", "Format", "Header", "ImageBytes", "foreign_format", "read_header"]
 
@@ -66,8 +67,8 @@ def read_header(image: ImageBytes) -> Header | None:
 def foreign_format(image: ImageBytes) -> str | None:
     """Say what a file is that no operation can read and that is surely not a raw disk."""
     head = image.at(0, 512)
-    if head[257:262] == b"ustar":
-        return "a tar archive (unpack an OVA first)"
+    if is_archive(image):
+        return "a tar archive inside another container"
     if image.at(image.size - 512, 4) == b"koly":
         return "an Apple disk image (dmg)"
     return next((words for magic, words in _FOREIGN.items() if head.startswith(magic)), None)

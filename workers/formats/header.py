@@ -35,17 +35,36 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     facts: dict[str, Any] = {}
 
 
-class ImageBytes:
-    """Reads ranges of an open file; what lies beyond its end is simply missing from the answer."""
+class Refused(Exception):
+    """Raised where a file is refused before it has a header that the finding could stand in."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.reason)
+        self.finding = finding
+
+
+class Window(msgspec.Struct, frozen=True):
+    """A part of a file, in bytes."""
+
+    offset: int
+    size: int
+
+
+class ImageBytes:
+    """Reads ranges of an open file; what lies beyond its end is simply missing from the answer.
+
+    With a window, the file is only what lies within it.
+    """
+
+    def __init__(self, descriptor: int, window: Window | None = None) -> None:
         self._descriptor = descriptor
-        self.size = os.fstat(descriptor).st_size
+        self._start = window.offset if window else 0
+        self.size = window.size if window else os.fstat(descriptor).st_size
 
     def at(self, offset: int, length: int) -> bytes:
         if not 0 <= offset < self.size:
             return b""
-        return os.pread(self._descriptor, min(length, self.size - offset), offset)
+        return os.pread(self._descriptor, min(length, self.size - offset), self._start + offset)
 
 
 def unsafe(reason: str) -> Finding:

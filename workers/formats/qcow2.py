@@ -12,6 +12,8 @@ _MAX_EXTENSIONS = 64
 _MIN_HEAD = {2: 72, 3: 104}
 _WITH_FEATURES = {3}
 _CLUSTER_BITS = range(9, 22)
+_MAX_L1_BYTES = 32 << 20
+"""qemu itself reads no larger one; 64 TiB in clusters of 64 KiB take 1 MiB."""
 _ENCRYPTION = {1: "AES", 2: "LUKS"}
 
 
@@ -43,6 +45,7 @@ def _header(image: ImageBytes, head: bytes, version: int) -> Header:
         backing=backing,
         findings=(
             *_unsafe(backing_at, backing, crypt, features, head),
+            *_beyond_reason(8 * l1_size),
             *_corrupt(features, cluster_bits, l1_at + 8 * l1_size, image.size),
         ),
         warnings=tuple(warnings),
@@ -62,6 +65,12 @@ def _unsafe(backing_at: int, backing: str | None, crypt: int, features: int, hea
     if crypt:
         found.append(unsafe(f"it is encrypted ({_ENCRYPTION.get(crypt, 'unknown method')})"))
     return found
+
+
+def _beyond_reason(l1_bytes: int) -> list[Finding]:
+    if l1_bytes <= _MAX_L1_BYTES:
+        return []
+    return [unsafe(f"its header claims an L1 table of {l1_bytes} bytes, more than any real one has")]
 
 
 def _corrupt(features: int, cluster_bits: int, tables_end: int, size: int) -> list[Finding]:

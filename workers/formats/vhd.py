@@ -4,6 +4,8 @@ import struct
 from array import array
 from sys import byteorder
 
+import msgspec
+
 from workers.formats.header import SECTOR, Finding, Header, ImageBytes, corrupt, cut_short, unsafe
 
 _COOKIE = b"conectix"
@@ -12,13 +14,19 @@ _KINDS = {_FIXED: "fixed", _DYNAMIC: "dynamic", _DIFFERENCING: "differencing"}
 _FIELDS = struct.Struct(">QI4s4xI8xQHBBII")
 _UNUSED_BLOCK = 0xFFFFFFFF
 _DYNAMIC_HEADER_BYTES = 1024
+_MAX_TABLE_ENTRIES = 1 << 24
+"""A disk of 2 TiB, the largest of this format, has a fourth of it in blocks of 512 KiB."""
 
 
 def read(image: ImageBytes) -> Header | None:
     """Read the footer; None if this is no VHD image."""
     head, tail = image.at(0, SECTOR), image.at(max(0, image.size - SECTOR), SECTOR)
     if tail.startswith(_COOKIE) and len(tail) == SECTOR:
-        return _header(image, tail, cut=False)
+        header = _header(image, tail, cut=False)
+        if head.startswith(_COOKIE):
+            found = (*header.findings, *_copy_findings(head, tail))
+            return msgspec.structs.replace(header, findings=found)
+        return header
     if head.startswith(_COOKIE):
         return _header(image, head.ljust(SECTOR, b"\0"), cut=True)
     return None
@@ -32,7 +40,7 @@ def _header(image: ImageBytes, footer: bytes, *, cut: bool) -> Header:
     block_size = None
     if kind == _DYNAMIC and not found:
         block_size, end = _dynamic(image, data_at)
-        found += [cut_short(end, image.size)] if end > image.size - SECTOR else []
+        found += _table_findings(image, data_at, end)
     return Header(
         format="vhd",
         variant=_KINDS.get(kind, f"type {kind}"),
@@ -44,6 +52,14 @@ def _header(image: ImageBytes, footer: bytes, *, cut: bool) -> Header:
             "block_size": block_size,
         },
     )
+
+
+def _copy_findings(head: bytes, tail: bytes) -> list[Finding]:
+    """Some tools go by the copy at the start: it has to say the same of the disk as the footer."""
+    (data_at, *_, size, _, _, _, kind, _), copy = _FIELDS.unpack_from(tail, 16), _FIELDS.unpack_from(head, 16)
+    if (copy[0], copy[4], copy[8]) != (data_at, size, kind):
+        return [*_unsafe(copy[8]), corrupt("the copy of its footer at its start says something else")]
+    return []
 
 
 def _unsafe(kind: int) -> list[Finding]:
@@ -61,13 +77,20 @@ def _footer_findings(footer: bytes, checksum: int, *, cut: bool) -> list[Finding
     return found
 
 
+def _table_findings(image: ImageBytes, at: int, end: int) -> list[Finding]:
+    entries = int.from_bytes(image.at(at + 28, 4), "big")
+    if entries > _MAX_TABLE_ENTRIES:
+        return [unsafe(f"its header claims a table of {entries} blocks, more than any real one has")]
+    return [cut_short(end, image.size)] if end > image.size - SECTOR else []
+
+
 def _dynamic(image: ImageBytes, at: int) -> tuple[int, int]:
     """The block size, and the byte at which the last block ends."""
     head = image.at(at, _DYNAMIC_HEADER_BYTES)
     if len(head) < _DYNAMIC_HEADER_BYTES or not head.startswith(b"cxsparse"):
         return 0, at + _DYNAMIC_HEADER_BYTES + image.size
     table_at, _, entries, block_size = struct.unpack_from(">QIII", head, 16)
-    table = image.at(table_at, 4 * entries)
+    table = image.at(table_at, 4 * min(entries, _MAX_TABLE_ENTRIES))
     if len(table) < 4 * entries or not block_size:
         return block_size, table_at + 4 * entries + image.size
     bitmap = -(-block_size // SECTOR // 8 // SECTOR) * SECTOR

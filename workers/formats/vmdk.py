@@ -16,12 +16,19 @@ _MAX_DESCRIPTOR = 1024 * 1024
 _MIN_DESCRIPTOR = 20 * SECTOR
 _MAX_EXTENTS = 512
 _PARENT = re.compile(rb"parentCID\s*=\s*([0-9a-fA-F]*)", re.IGNORECASE)
-_HINT = re.compile(rb'parentFileNameHint\s*=\s*"?([^"\r\n]*)', re.IGNORECASE)
+_HINT = re.compile(rb'parentFileNameHint[\s=]*"?([^"\r\n]*)', re.IGNORECASE)
 _CREATE_TYPE = re.compile(rb'createType\s*=\s*"([^"]*)"', re.IGNORECASE)
-_EXTENT = re.compile(rb'^\s*(?:RW|RDONLY|NOACCESS)\s+(\d+)\s+(\w+)(?:\s+"([^"]*)"\s*(\d*).*)?$', re.MULTILINE)
+_EXTENT_BEGIN = re.compile(rb"\s*(?:RW|RDONLY|NOACCESS)(?:\s|$)")
+_EXTENT = re.compile(
+    rb"[ \t]*(?:RW|RDONLY|NOACCESS)[ \t]+(\d{1,18})[ \t]+(\w+)"
+    rb'(?:[ \t]+"([^"\r\n]*)"(?![ \t]*[+-])[ \t]*(\d{0,18})(?!\d).*)?\s*'
+)
+_EXTENT_KINDS = frozenset({"FLAT", "SPARSE", "VMFS"})
 _MAX_GRAIN_SECTORS = 1 << 20
 _MAX_TABLE_ENTRIES = 512
 _MAX_CAPACITY_SECTORS = 1 << 48
+_MAX_DIRECTORY_ENTRIES = 1 << 22
+"""A directory for 64 TiB in grains of 64 KiB has half as many."""
 _MARKER = struct.Struct("<QI")
 _PLAIN_NAME = re.compile(r"[^/\\:\x00]+")
 
@@ -39,6 +46,11 @@ class _Sparse:
     def sane(self) -> bool:
         sizes = 0 < self.grain <= _MAX_GRAIN_SECTORS and 0 < self.per_table <= _MAX_TABLE_ENTRIES
         return sizes and self.capacity <= _MAX_CAPACITY_SECTORS
+
+    @property
+    def tables(self) -> int:
+        """How many grain tables the directory has."""
+        return -(-self.capacity // (self.grain * self.per_table))
 
 
 class Extent:
@@ -81,17 +93,35 @@ def extent_findings(extent: Extent, image: ImageBytes) -> tuple[Finding, ...]:
 
 
 def extents_of(image: ImageBytes) -> list[Extent]:
-    """The extents with a file that a text descriptor names."""
-    found = _EXTENT.findall(image.at(0, _MAX_DESCRIPTOR))
-    return [Extent(*each) for each in found[: _MAX_EXTENTS + 1] if each[1].upper() != b"ZERO"]
+    """The extents that a text descriptor names."""
+    understood = [each for each in _extent_lines(image.at(0, _MAX_DESCRIPTOR)) if each]
+    return [Extent(*each.groups(b"")) for each in understood[: _MAX_EXTENTS + 1]]
+
+
+def _extent_lines(text: bytes) -> "list[re.Match[bytes] | None]":
+    """Every line that a tool may take for an extent; None for one that cannot be understood here.
+
+    Tools read such lines with scanf, which takes signs before numbers and lets a line go on in the next.
+    """
+    return [_EXTENT.fullmatch(line) for line in text.split(b"\n") if _EXTENT_BEGIN.match(line)]
+
+
+def _extents_findings(text: bytes, extents: list[Extent]) -> list[Finding]:
+    outside = [each.name for each in extents if not each.plain and (each.name or each.kind in _EXTENT_KINDS)]
+    found = [unsafe(f"it names an extent outside its directory: {name!r}") for name in outside]
+    strange = {each.kind for each in extents} - _EXTENT_KINDS
+    found += [
+        unsafe(f"it has an extent of the kind {kind}, which tools leave out") for kind in sorted(strange)
+    ]
+    if None in _extent_lines(text):
+        found.append(unsafe("a line about an extent is written so that tools may read it differently"))
+    return found
 
 
 def _read_descriptor(image: ImageBytes) -> Header:
     text = image.at(0, _MAX_DESCRIPTOR)
     extents = extents_of(image)
-    found = [*_parent_findings(text)]
-    outside = [each.name for each in extents if not each.plain]
-    found += [unsafe(f"it names an extent outside its directory: {name!r}") for name in outside]
+    found = [*_parent_findings(text), *_extents_findings(text, extents)]
     if not extents:
         found.append(corrupt("its descriptor names no extents"))
     if image.size > _MAX_DESCRIPTOR or len(extents) > _MAX_EXTENTS:
@@ -99,9 +129,9 @@ def _read_descriptor(image: ImageBytes) -> Header:
     return Header(
         format="vmdk",
         variant=_create_type(text),
-        virtual_size=sum(int(each[0]) for each in _EXTENT.findall(text)) * SECTOR,
+        virtual_size=sum(each.bytes for each in extents),
         backing=_backing(text),
-        extents=tuple(each.name for each in extents),
+        extents=tuple(each.name for each in extents if each.name),
         findings=tuple(found),
     )
 
@@ -110,6 +140,24 @@ def _read_sparse(image: ImageBytes, head: bytes) -> Header:
     if len(head) < SECTOR:
         return Header(format="vmdk", findings=(cut_short(SECTOR, image.size),))
     sparse = _Sparse(head)
+    if sparse.capacity and sparse.directory == _AT_END:
+        return _read_stream(image)
+    return _sparse_header(image, sparse)
+
+
+def _read_stream(image: ImageBytes) -> Header:
+    """A stream's header was written first, and says only that the true one stands at the end."""
+    footer = image.at(-(-image.size // SECTOR) * SECTOR - 2 * SECTOR, SECTOR)
+    if not footer.startswith(_SPARSE):
+        words = "the image is cut short: the footer at its end is missing"
+        return Header(format="vmdk", findings=(corrupt(words),))
+    sparse = _Sparse(footer)
+    if sparse.directory == _AT_END:
+        return Header(format="vmdk", findings=(corrupt("the footer at its end holds impossible values"),))
+    return _sparse_header(image, sparse)
+
+
+def _sparse_header(image: ImageBytes, sparse: _Sparse) -> Header:
     text = image.at(sparse.descriptor_at, _descriptor_length(sparse)) if sparse.descriptor_at else b""
     return Header(
         format="vmdk",
@@ -148,13 +196,8 @@ def _sparse_findings(image: ImageBytes, sparse: _Sparse) -> list[Finding]:
         return [unsafe("its header claims no capacity, which makes tools look for other files")]
     if not sparse.sane:
         return [corrupt("its header holds impossible sizes")]
-    if sparse.directory == _AT_END:
-        footer = image.at(image.size - 2 * SECTOR, SECTOR)
-        if not footer.startswith(_SPARSE):
-            return [corrupt("the image is cut short: the footer at its end is missing")]
-        sparse = _Sparse(footer)
-        if not sparse.sane or sparse.directory == _AT_END:
-            return [corrupt("the footer at its end holds impossible values")]
+    if sparse.tables > _MAX_DIRECTORY_ENTRIES:
+        return [unsafe(f"its header claims {sparse.tables} grain tables, more than any real one has")]
     end = _data_end(image, sparse)
     return [cut_short(end, image.size)] if end > image.size else []
 
@@ -165,8 +208,7 @@ def _data_end(image: ImageBytes, sparse: _Sparse) -> int:
     Only the grain that lies last can be cut: reading beyond the end of a file gives zeros in some
     tools, so that a cut image would convert without an error and with wrong content.
     """
-    grains = -(-sparse.capacity // sparse.grain)
-    tables = _words(image, sparse.directory * SECTOR, -(-grains // sparse.per_table))
+    tables = _words(image, sparse.directory * SECTOR, sparse.tables)
     if tables is None:
         return image.size + 1
     last = (0, 0)

@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Coroutine
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,10 @@ from workers.workplace import Workplace, stage_intermediates
 _ROUNDING_BYTES = 16 << 20
 """No format rounds the size of a disk up by more than this."""
 
+_LIKE_QCOW2 = frozenset({"qcow2", "raw", "vmdk"})
+"""Formats that leave out what is not allocated in pieces of at most 64 KiB, as qcow2 does. Those with
+blocks of a MiB and more may need as much as the whole disk."""
+
 
 class Convert:
     """Converts one image. The source is only read; the result gets its name when it has been proven."""
@@ -38,7 +43,7 @@ class Convert:
             work = _Conversion(job, place)
             require_free(*work.targets)
             job.report.enter("probe", "reading the image's header")
-            async with open_image(job.spec.image, work.on_checksum) as image:
+            async with work.open_image() as image:
                 image.require_sound()
                 await work.probe(image)
                 await work.convert(image.disk)
@@ -71,7 +76,10 @@ class _Conversion:
         report = report_path(self._job.output_path, self._job.job_id)
         return [self._target, report] if self._job.spec.artifacts.store_fixed_image else [report]
 
-    def on_checksum(self, done: int, total: int) -> None:
+    def open_image(self) -> AbstractAsyncContextManager[CheckedImage]:
+        return open_image(self._job.spec.image, self._on_checksum, member=self._parameters.disk)
+
+    def _on_checksum(self, done: int, total: int) -> None:
         words = "verifying the image's checksum"
         self._job.report.advance(done / total, words, bytes_done=done, bytes_total=total)
 
@@ -127,12 +135,19 @@ class _Conversion:
             self._warnings.append("the source has leaked clusters, which are harmless")
 
     async def _look_for_space(self, source: Disk) -> None:
-        """Warn early. Zeros that the source stores are not written again, so no more can be said here."""
+        """Warn if the result may not fit, and refuse nothing, because nothing sound can be said.
+
+        What the source allocates bounds the result from above only: zeros that it stores are not written
+        again (20 MiB of them measure as 20 MiB and become 200 KiB), and telling them from content takes
+        reading all of it, which is what the conversion does. Nor is the free space a bound: others may
+        make room meanwhile, and a filesystem may compress what it is given.
+        """
         free = free_bytes(self._place.scratch)
         needed = self._known_source.virtual_size
-        if free >= needed or self._parameters.compress:
+        if free >= needed or self._compressed:
             return
-        needed = await self._qemu.measure(source, self._output.format) or needed
+        if self._output.format in _LIKE_QCOW2:
+            needed = await self._qemu.measure(source, "qcow2") or needed
         if free < needed:
             self._warnings.append(f"the result may need {needed} bytes and {free} are free")
             self._place.log.line(self._warnings[-1])
@@ -195,13 +210,18 @@ class _Conversion:
         faster with compression.
         """
         options = ["-W"] if FORMATS[self._output.format].out_of_order else []
-        if self._output.format == "qcow2" and self._parameters.compress:
+        if self._output.format == "qcow2" and self._compressed:
             options += ["-c", "-o", f"compression_type={self._parameters.compression_type}"]
         if self._output.format == "vmdk":
             options += ["-o", f"subformat={self._subformat}"]
         if self._output.format == "vhd":
             options += ["-o", "force_size=on"]
         return options
+
+    @property
+    def _compressed(self) -> bool:
+        packed = self._output.format == "qcow2" and self._parameters.compress
+        return packed or self._subformat == "streamOptimized"
 
     @property
     def _subformat(self) -> str | None:
@@ -224,7 +244,7 @@ class _Conversion:
             ended_at=dt.datetime.now(dt.UTC),
             spec=self._job.spec,
             actions=tuple(self._notes.lines),
-            image={**_facts(self._known_source, image.path), "sha256": image.checksum},
+            image={**_facts(self._known_source, image.path), "sha256": image.checksum, **image.container},
             output=_facts(self._known_output, self._target),
             warnings=tuple(self._warnings),
             tools=self._versions,

@@ -1,10 +1,12 @@
 """inspect: what an image is, whether it is whole, and how its disk is divided. Nothing is changed."""
 
 import datetime as dt
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import msgspec
 
+from subjects.builtin import InspectParameters
 from subjects.result import Outputs
 from workers.context import JobContext, OperationResult
 from workers.formats import FORMATS
@@ -31,7 +33,7 @@ class Inspect:
             work = _Inspection(job, place)
             require_free(report_path(job.output_path, job.job_id))
             job.report.enter("probe", "reading the image's header")
-            async with open_image(job.spec.image, work.on_checksum) as image:
+            async with work.open_image() as image:
                 work.take_header(image)
                 if not work.refused:
                     await work.info(image)
@@ -57,7 +59,11 @@ class _Inspection:
         self._size = 0
         self.refused = False
 
-    def on_checksum(self, done: int, total: int) -> None:
+    def open_image(self) -> AbstractAsyncContextManager[CheckedImage]:
+        parameters: InspectParameters = self._job.parameters
+        return open_image(self._job.spec.image, self._on_checksum, member=parameters.disk)
+
+    def _on_checksum(self, done: int, total: int) -> None:
         words = "verifying the image's checksum"
         self._job.report.advance(done / total, words, bytes_done=done, bytes_total=total)
 
@@ -75,6 +81,7 @@ class _Inspection:
             "header": header.facts,
             "sha256": image.checksum,
             "findings": findings,
+            **image.container,
         }
         self._warnings += [*image.warnings, *(each.reason for each in image.findings)]
         self.refused = bool(findings)

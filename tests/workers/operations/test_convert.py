@@ -151,6 +151,31 @@ async def test_full_disk_is_no_space_and_leaves_nothing(bench: Bench, vmdk: Path
     assert bench.names() == []
 
 
+def may_not_fit(warnings: tuple[str, ...]) -> bool:
+    return any("are free" in each for each in warnings)
+
+
+@pytest.mark.parametrize("target", ["raw", "qcow2", "vmdk"])
+async def test_sparse_disk_larger_than_the_free_space_is_no_reason_to_warn(
+    bench: Bench, tmp_path: Path, small_disk: Path, target: str
+) -> None:
+    image = tmp_path / "sparse.img"
+    image.write_bytes(os.urandom(1 << 20))
+    os.truncate(image, 1 << 30)
+    bench.out = small_disk / "out"
+    parameters = {"output_format": target, "compress": False, "output_name": "result"}
+    assert not may_not_fit((await bench.run("convert", image, parameters=parameters)).warnings)
+
+
+async def test_stored_zeros_that_may_not_fit_are_warned_about_and_not_refused(
+    bench: Bench, tmp_path: Path, small_disk: Path
+) -> None:
+    image = tmp_path / "zeros.img"
+    image.write_bytes(bytes(20 << 20))
+    bench.out = small_disk / "out"
+    assert may_not_fit((await bench.run("convert", image, parameters={"output_format": "raw"})).warnings)
+
+
 async def test_cancelling_in_the_middle_leaves_no_process_and_no_file(bench: Bench, tmp_path: Path) -> None:
     image = tmp_path / "large.img"
     with image.open("wb") as file:

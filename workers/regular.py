@@ -1,0 +1,88 @@
+"""Regular files, opened so that they are nothing else, and known again when they are looked at later."""
+
+import errno
+import os
+import stat
+from contextlib import ExitStack
+from pathlib import Path
+
+import msgspec
+
+from h2kbus.errors import ErrorCode, OperationFailed
+
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_ERRNO_CODES = {
+    errno.ENOENT: ErrorCode.IMAGE_NOT_FOUND,
+    errno.ENOTDIR: ErrorCode.IMAGE_NOT_FOUND,
+    errno.ENAMETOOLONG: ErrorCode.IMAGE_NOT_FOUND,
+    errno.ELOOP: ErrorCode.IMAGE_UNSAFE,
+}
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFBLK: "a block device",
+    stat.S_IFCHR: "a character device",
+}
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """What tells a file from another one, and from itself once it was written to."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "Identity":
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+class OpenFile(msgspec.Struct, frozen=True):
+    """A regular file, open for reading, as it was when it was opened. Its size is in bytes."""
+
+    path: Path
+    descriptor: int
+    identity: Identity
+
+    @property
+    def size(self) -> int:
+        return self.identity.size
+
+    def require_unchanged(self) -> None:
+        """Raise IMAGE_UNSAFE if the file, or what its path names, changed since it was opened."""
+        try:
+            now = Identity.of(self.path.lstat())
+        except OSError:
+            now = None
+        if now != self.identity:
+            message = f"{self.path} was changed or exchanged while it was being read"
+            raise OperationFailed(ErrorCode.IMAGE_UNSAFE, message)
+
+
+def open_regular(path: Path, stack: ExitStack) -> OpenFile:
+    """Open a regular file for as long as the stack lasts, following no link and waiting for nobody.
+
+    Raises OperationFailed with IMAGE_NOT_FOUND, IMAGE_UNREADABLE, or IMAGE_UNSAFE for any other kind of file.
+    """
+    try:
+        _require_kind(path, path.lstat())
+        descriptor = os.open(path, _READ)
+        stack.callback(os.close, descriptor)
+        status = os.fstat(descriptor)
+    except OSError as error:
+        code = _ERRNO_CODES.get(error.errno or 0, ErrorCode.IMAGE_UNREADABLE)
+        raise OperationFailed(code, f"{path}: {error.strerror}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise OperationFailed(ErrorCode.IMAGE_UNSAFE, f"{path} was exchanged while it was being opened")
+    return OpenFile(path, descriptor, Identity.of(status))
+
+
+def _require_kind(path: Path, status: os.stat_result) -> None:
+    kind = stat.S_IFMT(status.st_mode)
+    if kind != stat.S_IFREG:
+        words = _KINDS.get(kind, "not a file")
+        raise OperationFailed(ErrorCode.IMAGE_UNSAFE, f"{path} is {words}; only a regular file is accepted")
