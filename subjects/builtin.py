@@ -58,14 +58,15 @@ class ConvertParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 class RepairParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What all operations that change a guest take; the source itself is never changed.
 
-    `output_format`, `compress` and `output_name` say how the result is written. `root` names the device
-    of the operating system to work on, where the disk holds several. `boot_test` boots the result, and
-    the job fails if it does not come up.
+    `disk` names one of the disks inside an OVA. `output_format`, `compress` and `output_name` say how the
+    result is written. `root` names the device of the operating system to work on, where the disk holds
+    several. `boot_test` boots the result, and the job fails if it does not come up.
     """
 
     output_format: ImageFormat = "qcow2"
     compress: bool = False
     output_name: OutputName | None = None
+    disk: MemberName | None = None
     root: DeviceName | None = None
     boot_test: bool = False
 
@@ -174,7 +175,7 @@ CONVERT = OperationDeclaration(
         Phase("convert", 66),
         Phase("check", 4),
         Phase("compare", 26),
-        Phase("boot", 40),
+        Phase("boot", 40, only_if="boot_test"),
         Phase("publish", 2),
     ),
     runner="workers.operations.convert:Convert",
@@ -192,7 +193,7 @@ _REPAIR_PHASES = (
     Phase("repair", 40),
     Phase("write", 25),
     Phase("verify", 8),
-    Phase("boot", 40),
+    Phase("boot", 40, only_if="boot_test"),
     Phase("publish", 2),
 )
 

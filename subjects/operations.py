@@ -24,10 +24,14 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 class Phase(msgspec.Struct, frozen=True):
-    """A named part of an operation and its share of the whole, as a weight relative to the others."""
+    """A named part of an operation and its share of the whole, as a weight relative to the others.
+
+    `only_if` names the parameter that has to be true for the phase to take place.
+    """
 
     name: str
     weight: Annotated[float, Meta(gt=0)]
+    only_if: str | None = None
 
 
 Writes = Callable[[JobSpec, Any], tuple[str, ...]]
@@ -70,6 +74,10 @@ class OperationDeclaration(msgspec.Struct, frozen=True, kw_only=True):
     def needs_with(self, parameters: Mapping[str, Any]) -> frozenset[str]:
         """What a job with these parameters needs."""
         return self.needs.union(*(more for name, more in self.needs_if.items() if parameters.get(name)))
+
+    def phases_with(self, parameters: Mapping[str, Any]) -> tuple[Phase, ...]:
+        """The phases of a job with these parameters."""
+        return tuple(each for each in self.phases if each.only_if is None or parameters.get(each.only_if))
 
 
 def plugin_token(name: str) -> str:

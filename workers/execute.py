@@ -77,11 +77,15 @@ async def _run(
     if lease.publication is not None:
         return lease.publication.result
     declaration = catalog.declaration_of(_spec_of(record))
-    lease.report = ProgressReport(declaration)
+    lease.report = _progress_of(record, declaration)
     try:
         return await load_runner(declaration)().run(_context(lease, record, declaration, capabilities))
     finally:
         lease.report.finish()
+
+
+def _progress_of(record: JobRecord, declaration: OperationDeclaration) -> ProgressReport:
+    return ProgressReport(declaration.phases_with(_spec_of(record).parameters))
 
 
 def has_history(record: JobRecord) -> bool:
@@ -136,7 +140,7 @@ def _context(
         parameters=parameters_of(declaration, spec.parameters),
         actions=selected_actions(declaration, spec.requested_actions),
         capabilities=capabilities,
-        report=lease.report or ProgressReport(declaration),
+        report=lease.report or _progress_of(record, declaration),
         workplace=workplace,
         publish=publish_all,
     )

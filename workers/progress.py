@@ -2,12 +2,13 @@
 
 import datetime as dt
 import time
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from subjects.events import ProgressEvent, event_seq
-from subjects.operations import OperationDeclaration
+from subjects.operations import Phase
 from subjects.record import JobRecord, ProgressSummary
 from subjects.states import State
 
@@ -26,11 +27,11 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class ProgressReport:
-    """What an operation reports to. Percentages follow the declared phases' weights and never fall."""
+    """What an operation reports to. Percentages follow the phases' weights and never fall."""
 
-    def __init__(self, declaration: OperationDeclaration) -> None:
-        total = sum(phase.weight for phase in declaration.phases)
-        self._weights = {phase.name: phase.weight / total for phase in declaration.phases}
+    def __init__(self, phases: Sequence[Phase]) -> None:
+        total = sum(phase.weight for phase in phases)
+        self._weights = {phase.name: phase.weight / total for phase in phases}
         self._base = 0.0
         self._phase = ""
         self._phase_began = self._began = time.monotonic()
@@ -45,7 +46,7 @@ class ProgressReport:
         return self._phase or None
 
     def enter(self, phase: str, message: str = "") -> None:
-        """Begin a phase. Raises KeyError for one that the operation did not declare."""
+        """Begin a phase. Raises KeyError for one that the job was not to have."""
         self._weights[phase]
         self._close_phase()
         self._phase = phase

@@ -1,7 +1,7 @@
 """qemu-img, as typed calls. The format of every image is forced: qemu never guesses."""
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +57,16 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def options(self) -> str:
         """The image as `--image-opts` takes it, in which a comma is written twice."""
-        options: dict[str, object] = {"driver": "file", "filename": _doubled(self.file)}
+        return ",".join(f"{key}={_doubled(str(value))}" for key, value in _flat(self.node))
+
+    @property
+    def node(self) -> dict[str, Any]:
+        """The image as a node of qemu's block layer. No backing file is named."""
+        file: dict[str, Any] = {"driver": "file", "filename": self.file}
         if self.window:
             part = {"driver": "raw", "offset": self.window.offset, "size": self.window.size}
-            options = part | _nested(options)
-        options = {"driver": self.driver} | _nested(options)
-        return ",".join(f"{key}={value}" for key, value in options.items())
+            file = {**part, "file": file}
+        return {"driver": self.driver, "file": file}
 
     @property
     def flags(self) -> list[str]:
@@ -208,8 +212,12 @@ class QemuImg:
         return text
 
 
-def _nested(options: Mapping[str, object]) -> dict[str, object]:
-    return {f"file.{key}": value for key, value in options.items()}
+def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _doubled(name: str) -> str:

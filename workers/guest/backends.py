@@ -80,15 +80,24 @@ def _environment(scratch: Path) -> dict[str, str]:
 
 @asynccontextmanager
 async def overlay(place: Workplace, source: Disk) -> AsyncIterator[Disk]:
-    """A throwaway layer over the source: what is written goes there, and the source stays as it is."""
-    layer = Disk(path=place.scratch / "overlay.qcow2", format="qcow2")
-    argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", source.driver, "-b", f"file:{source.path}"]
+    """A throwaway layer over the source: what is written goes there, and the source stays as it is.
+
+    The layer names the source by its path, because the programs that open it are not handed descriptors;
+    whoever uses it looks afterwards whether the source is still the file that was checked.
+    """
+    layer = Disk(path=place.scratch / "layer.qcow2", format="qcow2")
+    argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", source.driver, "-b", _by_path(source)]
     await place.tools.run([*argv, "--", layer.name])
     try:
         yield layer
     finally:
         with contextlib.suppress(OSError), anyio.CancelScope(shield=True):
             await anyio.Path(layer.path).unlink()
+
+
+def _by_path(source: Disk) -> str:
+    named = msgspec.structs.replace(source, descriptor=None)
+    return f"json:{msgspec.json.encode(named.node).decode()}" if named.window else named.name
 
 
 def require_backend(capabilities: frozenset[str], asked: frozenset[str]) -> Backend:
