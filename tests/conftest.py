@@ -96,6 +96,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--nats", choices=("wheel", "container"), default="wheel", help="where the tests' server comes from"
     )
+    parser.addoption(
+        "--guests", choices=("family", "all"), default="family", help="one real guest per operation, or all"
+    )
+    parser.addoption("--guests-table", metavar="FILE", help="write what was measured into this document")
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def device_names(disk: Path, name: str) -> None:
         lines = [re.sub(r"^\S+ / ", f"/dev/sda{number} / ", each) for each in table.read_text().splitlines()]
         table.write_text("\n".join([*lines, "/dev/sdb1 /srv ext4 defaults 0 2"]) + "\n")
         config = tree / "boot/grub/grub.cfg"
-        config.write_text(re.sub(r"root=UUID=\S+", f"root=/dev/sda{number}", config.read_text()))
+        config.write_text(re.sub(r"root=\S+", f"root=/dev/sda{number}", config.read_text()))
 
 
 def selinux_labels(disk: Path, name: str) -> None:
@@ -90,14 +90,26 @@ def made_for_another_host(disk: Path, name: str) -> None:
 
 
 @contextlib.contextmanager
+def _first_volume(physical: Path) -> Iterator[Path]:
+    device = run("losetup", "--find", "--show", "--offset", FIRST_EXTENT, physical).strip()
+    try:
+        yield Path(device)
+    finally:
+        run("losetup", "--detach", device)
+
+
+@contextlib.contextmanager
 def inside(disk: Path, name: str) -> Iterator[Path]:
-    """The guest's tree, mounted on this host. Not for a root in a volume group."""
+    """The guest's tree, mounted on this host, which need not know volume groups for it."""
     layout = GUESTS[name]
     options = (f"subvol={layout.subvolume}",) if layout.subvolume else ()
-    with (
-        attached(disk) as device,
-        mounted(part(device, layout.root_at), disk.with_suffix(".tree"), *options) as tree,
-    ):
+    with attached(disk) as device, contextlib.ExitStack() as stack:
+        root = part(device, layout.root_at)
+        if layout.in_volume_group:
+            root = stack.enter_context(_first_volume(root))
+        tree = stack.enter_context(mounted(root, disk.with_suffix(".tree"), *options))
+        if layout.boot_at:
+            stack.enter_context(mounted(part(device, layout.boot_at), tree / "boot"))
         for each in ("dev", "proc", "sys"):
             run("mount", "--rbind", f"/{each}", tree / each)
             run("mount", "--make-rslave", tree / each)
