@@ -1,26 +1,34 @@
 BIN := .venv/bin
 READY := .venv/.ready
+GUESTS := .venv/.guests
 # `make lock UPGRADE=1` moves to the newest versions; without it, only what pyproject.toml asks for changes.
 LOCK = $(BIN)/uv --no-config pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command "make lock" --no-emit-index-url $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast lint bench chaos lock clean
+.PHONY: help demo test test-guests fast lint bench chaos lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(READY): .ci/setup pyproject.toml requirements/build.lock requirements/dev.lock requirements/old-server.lock
 	.ci/setup
 	@touch $@
 
+$(GUESTS): $(READY)
+	.ci/setup guests
+	@touch $@
+
 demo: $(READY) ## Convert a real disk over a real bus on this machine
 	$(BIN)/h2kbus demo
 
-test: $(READY) ## Run every test, with coverage
+test: $(GUESTS) ## Run every test, with coverage, and one real guest per operation
 	$(BIN)/pytest --cov $(ARGS)
 
-fast: $(READY) ## Run the tests that are not slow, in about a minute
+test-guests: $(GUESTS) ## Break, repair and boot every real guest; writes the table of docs/operations.md
+	$(BIN)/pytest tests/guests --guests all --guests-table docs/operations.md $(ARGS)
+
+fast: $(GUESTS) ## Run the tests that are not slow, in about a minute
 	$(BIN)/pytest -m "not slow" $(ARGS)
 
 lint: $(READY) ## Check style, format and types

@@ -43,6 +43,10 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     image: str | None = None
 
+    def outcomes_of(self, action: str) -> set[str]:
+        """What became of the action; one that is done for each device has a line for each."""
+        return {word for name, word in self.actions.items() if name.partition(" ")[0] == action}
+
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that one case came to."""
