@@ -123,8 +123,12 @@ class OfflineFixParameters(RepairParameters, frozen=True, kw_only=True, forbid_u
 
 
 class BootTestParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The virtual machine that boots the disk. Memory is in MiB; the time limit in seconds."""
+    """The virtual machine that boots the disk. Memory is in MiB; the time limit in seconds.
 
+    `disk` names one of the disks inside an OVA.
+    """
+
+    disk: MemberName | None = None
     firmware: Firmware = "auto"
     bus: DiskBus = "virtio-blk"
     memory_mb: Annotated[int, Meta(ge=256, le=16384)] = 1024

@@ -8,7 +8,7 @@ from typing import Any
 from subjects.result import Outputs
 from workers.context import JobContext, OperationResult
 from workers.outputs import StagedFile, intermediate_path, report_path
-from workers.report import ActionLine, ActionNotes, Report, write_report
+from workers.report import ActionNotes, Report, write_report
 from workers.workplace import Workplace, stage_intermediates
 
 
@@ -82,7 +82,6 @@ class Account:
     def _report(
         self, image: dict[str, Any], output: dict[str, Any] | None, commands: Sequence[str]
     ) -> Report:
-        lines: list[ActionLine] = self.notes.lines
         return Report(
             job_id=self._job.job_id,
             operation=self._job.spec.operation,
@@ -90,7 +89,7 @@ class Account:
             started_at=self._started_at,
             ended_at=dt.datetime.now(dt.UTC),
             spec=self._job.spec,
-            actions=tuple(lines),
+            actions=tuple(self.notes.lines),
             image=image,
             output=output,
             warnings=tuple(self.warnings),

@@ -255,7 +255,9 @@ def _failure(name: str, output: ToolOutput) -> OperationFailed:
     if any(words in output.stderr for words in _NO_SPACE):
         return OperationFailed(ErrorCode.NO_SPACE, f"{name}: {output.last_words}", tool=name)
     if output.status < 0:
-        return OperationFailed(ErrorCode.TOOL_FAILED, _signal_words(name, output), tool=name)
+        return OperationFailed(
+            ErrorCode.TOOL_FAILED, _signal_words(name, output), tool=name, signal=-output.status
+        )
     message = f"{name} failed with status {output.status}: {output.last_words}"
     return OperationFailed(ErrorCode.TOOL_FAILED, message, tool=name, status=output.status)
 

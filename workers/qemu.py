@@ -171,6 +171,9 @@ class QemuImg:
         except OperationFailed as error:
             if error.error_code is not ErrorCode.TOOL_FAILED:
                 raise
+            if "signal" in error.details:
+                message = f"{disks[0].path} takes more to be opened than an honest image does: {error}"
+                raise OperationFailed(ErrorCode.IMAGE_UNSAFE, message) from error
             message = f"{disks[0].path} cannot be opened as {disks[0].format}: {error}"
             raise OperationFailed(ErrorCode.IMAGE_CORRUPT, message) from error
         if output.truncated:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from subjects.builtin import BOOT_TEST, CONVERT, INSPECT
+from subjects.builtin import BUILT_IN
 from subjects.lease import Lease
 from subjects.operations import OperationDeclaration, parameters_of, selected_actions
 from subjects.spec import ArtifactPolicy, Audit, ImageSpec, JobSpec
@@ -28,7 +28,7 @@ DISK_BYTES = 48 * MIB
 PARTITION_AT = 1 * MIB
 PARTITION_BYTES = 40 * MIB
 LINUX = uuid.UUID("0fc63daf-8483-4772-8e79-3d69d8477de4").bytes_le
-DECLARATIONS: dict[str, OperationDeclaration] = {each.name: each for each in (BOOT_TEST, CONVERT, INSPECT)}
+DECLARATIONS: dict[str, OperationDeclaration] = {each.name: each for each in BUILT_IN}
 
 
 def qemu_img(*argv: object) -> None:

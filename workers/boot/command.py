@@ -83,12 +83,7 @@ def _disk(disk: Disk, overlay: Path) -> list[str]:
     The format is forced, and a backing file is never opened. Nobody reads the overlay after the test,
     so it need not reach stable storage.
     """
-    base: dict[str, Any] = {
-        "driver": disk.driver,
-        "node-name": "source",
-        "read-only": True,
-        "file": {"driver": "file", "filename": disk.name.removeprefix("file:")},
-    }
+    base: dict[str, Any] = {**disk.node, "node-name": "source", "read-only": True}
     if disk.format in _WITH_BACKING:
         base["backing"] = None
     unsafe = {"no-flush": True}

@@ -27,12 +27,16 @@ _MOVES: Final = frozenset("ABEFHJdf")
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
-    """One sign on the console: what it means, and whether the test ends with it."""
+    """One sign on the console: what it means, and whether the test ends with it.
+
+    `leads_to` is the better sign that follows soon where all is well.
+    """
 
     name: str
     pattern: re.Pattern[str]
     boots: bool = False
     is_final: bool = False
+    leads_to: str | None = None
 
 
 class Sight(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,13 +54,13 @@ def _failed(name: str, pattern: str) -> Stage:
     return Stage(name=name, pattern=re.compile(pattern), is_final=True)
 
 
-def _up(name: str, pattern: str) -> Stage:
-    return Stage(name=name, pattern=re.compile(pattern), boots=True, is_final=True)
+def _up(name: str, pattern: str, leads_to: str | None = None) -> Stage:
+    return Stage(name=name, pattern=re.compile(pattern), boots=True, is_final=True, leads_to=leads_to)
 
 
 STAGES: Final[Sequence[Stage]] = (
     _up("login", r"(?:^|(?<!Last) )login: ?(?:\[ *\d+\.\d+\].*)?$"),
-    _up("multi-user", r"Reached target .*(?:Multi-User System|Graphical Interface)"),
+    _up("multi-user", r"Reached target .*(?:Multi-User System|Graphical Interface)", leads_to="login"),
     _up("windows", r"^SAC>|Computer is booting, SAC started and initialized"),
     _failed("kernel-panic", r"Kernel panic - not syncing|VFS: Unable to mount root fs"),
     _failed("initramfs-shell", r"^ ?\(initramfs\)|Gave up waiting for root|^ALERT! .* does not exist"),
@@ -129,7 +133,8 @@ class Console:
         if stage is None:
             return
         self.latest = Sight(stage=stage, line=_shown(line))
-        if stage.is_final and (self.verdict is None or self._deciding):
+        better = self.verdict is not None and self.verdict.stage.leads_to == stage.name
+        if stage.is_final and (self.verdict is None or self._deciding or better):
             self.verdict, self._deciding = self.latest, True
 
     def _finish_line(self) -> None:

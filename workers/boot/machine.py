@@ -23,6 +23,7 @@ MAX_WRITTEN_BYTES: Final = 16 << 30
 
 _TICK_SECONDS: Final = 0.25
 _SETTLE_SECONDS: Final = 1.5
+_FOLLOWING_SECONDS: Final = 60.0
 """How long the guest may go on after the line that decided: what it says next explains it."""
 
 _MAX_RESTARTS: Final = 1
@@ -134,9 +135,15 @@ class _Test:
                 return
 
     async def _settle(self) -> None:
-        until = anyio.current_time() + _SETTLE_SECONDS
-        while anyio.current_time() < until and self._ended is None:
+        """Hear the end of what decided, and give a guest that is nearly there its time for the rest."""
+        decided = anyio.current_time()
+        while self._ended is None and anyio.current_time() < decided + self._settle_seconds:
             await self._tick()
+
+    @property
+    def _settle_seconds(self) -> float:
+        verdict = self._console.verdict
+        return _FOLLOWING_SECONDS if verdict and verdict.stage.leads_to else _SETTLE_SECONDS
 
     async def _tick(self) -> None:
         with anyio.move_on_after(_TICK_SECONDS):

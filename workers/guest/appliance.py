@@ -18,6 +18,7 @@ import guestfs
 SYSROOT = "/sysroot"
 _FILE_LIMIT = 3 << 20
 _CHUNK = 3 << 20
+_LABEL = "guest"
 
 
 class Refused(Exception):
@@ -116,7 +117,7 @@ def read_device(handle: Any, device: str, offset: int, length: int) -> dict[str,
 def windows(handle: Any) -> dict[str, Any]:
     """What libguestfs recognises as Windows: its registry is read."""
     found = []
-    for root in handle.inspect_os():
+    for root in dict.fromkeys(handle.inspect_os()):
         if handle.inspect_get_type(root) == "windows":
             major, minor = handle.inspect_get_major_version(root), handle.inspect_get_minor_version(root)
             name = handle.inspect_get_product_name(root)
@@ -148,9 +149,20 @@ def launched(settings: dict[str, Any]) -> Any:
     handle.set_memsize(settings["memory_mb"])
     handle.set_network(False)
     handle.set_autosync(True)
-    handle.add_drive(settings["path"], format=settings["format"], readonly=settings["read_only"])
+    # On a bus of its own: on the one that it shares with the appliance's own disk, which of the two is
+    # sda is settled anew at each start, by which of them answers first.
+    where = {"iface": "virtio", "label": _LABEL}
+    handle.add_drive(settings["path"], format=settings["format"], readonly=settings["read_only"], **where)
     handle.launch()
     return handle
+
+
+def device_of_guest(handle: Any) -> str:
+    """What the guest's disk is called here, where the appliance has a disk too."""
+    found = handle.debug("sh", [f"ls -d /dev/vda || readlink -e /dev/disk/guestfs/{_LABEL}"]).split()
+    if not found:
+        raise Refused("the appliance does not show the guest's disk")
+    return str(found[0])
 
 
 def answer(handle: Any, line: str) -> dict[str, Any]:
@@ -180,12 +192,13 @@ def main() -> None:
     signal.signal(signal.SIGTERM, stop)
     try:
         handle = launched(json.loads(sys.argv[1]))
-    except RuntimeError as error:
+        device = device_of_guest(handle)
+    except (RuntimeError, Refused) as error:
         say({"error": f"the appliance does not start: {error}"})
         sys.exit(1)
-    major = handle.version()
-    tool = f"libguestfs {major['major']}.{major['minor']}.{major['release']}"
-    say({"ready": True, "device": "/dev/sda", "sysroot": SYSROOT, "tool": tool})
+    version = handle.version()
+    tool = f"libguestfs {version['major']}.{version['minor']}.{version['release']}"
+    say({"ready": True, "device": device, "sysroot": SYSROOT, "tool": tool})
     for line in sys.stdin:
         if line.strip() == "end":
             handle.umount_all()

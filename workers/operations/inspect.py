@@ -1,24 +1,32 @@
-"""inspect: what an image is, whether it is whole, and how its disk is divided. Nothing is changed."""
+"""inspect: what an image is, whether it is whole, how its disk is divided and what is on it.
 
-import datetime as dt
+Nothing is changed.
+"""
+
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import msgspec
 
+from h2kbus.errors import OperationFailed
 from subjects.builtin import InspectParameters
-from subjects.result import Outputs
+from workers.account import Account
 from workers.context import JobContext, OperationResult
 from workers.formats import FORMATS
+from workers.guest.backends import choose, open_rescue, overlay
 from workers.image import CheckedImage, open_image
-from workers.outputs import StagedFile, report_path, require_free
+from workers.outputs import report_path, require_free
 from workers.partitions import FILESYSTEM_BYTES, PartitionTable, filesystem_of, read_table
 from workers.qemu import PROGRAM, Disk, QemuImg
-from workers.report import ActionNotes, Report, write_report
-from workers.workplace import Workplace, stage_intermediates
+from workers.report import Outcome
+from workers.survey.look import look
+from workers.survey.verdict import Verdict, judge
+from workers.workplace import Workplace
 
 _MAX_PROBED_PARTITIONS = 32
 _EDGE_BYTES = 128 * 1024
+_MAX_SENTENCE = 1000
+"""The record travels on the bus; all reasons stand in the report."""
 
 
 class Inspect:
@@ -39,6 +47,7 @@ class Inspect:
                     await work.info(image)
                     await work.check(image.disk)
                     await work.partitions(image.disk)
+                    await work.guest(image.disk)
                 image.require_unchanged()
             return await work.publish()
 
@@ -50,22 +59,16 @@ class _Inspection:
         self._job = job
         self._place = place
         self._qemu = QemuImg(place.tools)
-        self._started_at = dt.datetime.now(dt.UTC)
+        self._account = Account(job, place)
         self._facts: dict[str, Any] = {"path": job.spec.image.path, "declared_format": job.spec.image.format}
-        self._notes = ActionNotes(place.log)
-        self._warnings: list[str] = []
-        self._kept: dict[str, bytes] = {}
-        self._versions: dict[str, str] = {}
+        self._rescue_commands: list[str] = []
+        self._verdict: Verdict | None = None
         self._size = 0
         self.refused = False
 
     def open_image(self) -> AbstractAsyncContextManager[CheckedImage]:
         parameters: InspectParameters = self._job.parameters
-        return open_image(self._job.spec.image, self._on_checksum, member=parameters.disk)
-
-    def _on_checksum(self, done: int, total: int) -> None:
-        words = "verifying the image's checksum"
-        self._job.report.advance(done / total, words, bytes_done=done, bytes_total=total)
+        return open_image(self._job.spec.image, self._account.on_checksum, member=parameters.disk)
 
     def take_header(self, image: CheckedImage) -> None:
         """Take over what the header says, the backing file's name included; no tool has run yet."""
@@ -83,15 +86,15 @@ class _Inspection:
             "findings": findings,
             **image.container,
         }
-        self._warnings += [*image.warnings, *(each.reason for each in image.findings)]
+        self._account.warnings += [*image.warnings, *(each.reason for each in image.findings)]
         self.refused = bool(findings)
         if self.refused:
             self._refuse_tools(image)
 
     async def info(self, image: CheckedImage) -> None:
-        info, self._kept["info.json"] = await image.examine(self._qemu)
+        info, self._account.kept["info.json"] = await image.examine(self._qemu)
         self._size = info.virtual_size
-        self._versions[PROGRAM] = await self._qemu.version()
+        self._account.tools[PROGRAM] = await self._qemu.version()
         self._facts |= {
             "virtual_size": info.virtual_size,
             "actual_size": info.actual_size,
@@ -99,55 +102,76 @@ class _Inspection:
             "snapshots": len(info.snapshots),
             "format_specific": info.format_specific,
         }
-        self._notes.add("info", "applied", f"{image.format}, {info.virtual_size} bytes")
+        self._account.notes.add("info", "applied", f"{image.format}, {info.virtual_size} bytes")
 
     async def check(self, disk: Disk) -> None:
         self._job.report.enter("check", "checking the image's consistency")
         if not self._job.wants("check"):
-            return self._notes.add("check", "skipped", "not among the requested actions")
+            return self._account.notes.add("check", "skipped", "not among the requested actions")
         if not FORMATS[disk.format].checked:
             self._facts["check"] = {"verdict": "unsupported", "detail": f"{disk.format} has nothing to check"}
-            return self._notes.add("check", "not needed", f"{disk.format} has nothing to check")
+            return self._account.notes.add("check", "not needed", f"{disk.format} has nothing to check")
         found = await self._qemu.check(disk)
         self._facts["check"] = msgspec.to_builtins(found)
         if found.verdict != "clean":
-            self._warnings.append(f"the check says {found.verdict}: {found.detail}")
-        return self._notes.add("check", "applied", found.verdict)
+            self._account.warnings.append(f"the check says {found.verdict}: {found.detail}")
+        return self._account.notes.add("check", "applied", found.verdict)
 
     async def partitions(self, disk: Disk) -> None:
         """Read the partition table; a v1 document asks for it by the means it needed there."""
         self._job.report.enter("partitions", "reading the partition table")
         attach = "nbd_attach" in self._job.spec.requested_actions
         if not (self._job.wants("partitions") or attach):
-            return self._notes.add("partitions", "skipped", "not among the requested actions")
+            return self._account.notes.add("partitions", "skipped", "not among the requested actions")
         if attach:
-            self._notes.add("nbd_attach", "not needed", "the image is read without attaching it")
+            self._account.notes.add("nbd_attach", "not needed", "the image is read without attaching it")
         content = _Content(self._qemu, disk, self._size)
         table = await self._with_filesystems(await read_table(content.read, self._size), content)
         self._facts["partition_table"] = msgspec.to_builtins(table)
-        self._warnings += table.warnings
-        return self._notes.add("partitions", "applied", f"{table.scheme}, {len(table.partitions)} partitions")
+        self._account.warnings += table.warnings
+        return self._account.notes.add(
+            "partitions", "applied", f"{table.scheme}, {len(table.partitions)} partitions"
+        )
+
+    async def guest(self, disk: Disk) -> None:
+        """Look inside. A guest that cannot be opened is a warning: the image has been inspected."""
+        self._job.report.enter("guest", "opening the guest")
+        if not self._job.wants("guest"):
+            return self._account.notes.add("guest", "skipped", "not among the requested actions")
+        backend = choose(self._job.capabilities)
+        if backend is None:
+            return self._leave_guest(
+                "skipped", "this worker can open no guest: it has neither guestfs nor nbd"
+            )
+        accelerated = "kvm" in self._job.capabilities
+        try:
+            # Journals are replayed and volume groups activated: all of that goes to a throwaway layer.
+            async with (
+                overlay(self._place, disk) as layer,
+                open_rescue(self._place, layer, backend, read_only=False, accelerated=accelerated) as rescue,
+            ):
+                self._account.tools[backend] = rescue.tool
+                self._job.report.advance(0.5, "reading the guest")
+                facts = await look(rescue, self._place.tools, self._account.notes)
+                self._rescue_commands = rescue.commands
+        except OperationFailed as failure:
+            return self._leave_guest("failed", str(failure))
+        self._verdict = judge(facts)
+        self._facts |= {"guest": msgspec.to_builtins(facts), "verdict": msgspec.to_builtins(self._verdict)}
+        return self._account.notes.add("guest", "applied", self._verdict.sentence)
 
     async def publish(self) -> OperationResult:
         """Publish the report; the last thing that happens."""
         self._job.report.enter("report", "writing the report")
-        report = self._place.scratch / "report.json"
-        write_report(self._report(), report)
-        target = report_path(self._job.output_path, self._job.job_id)
-        kept = self._kept if self._job.spec.artifacts.keep_intermediates else {}
-        intermediates = stage_intermediates(self._place, kept, self._job.output_path, self._job.job_id)
-        result = OperationResult(
-            outputs=Outputs(
-                report=str(target),
-                logs=str(self._place.log.path),
-                intermediates=tuple(str(each.target) for each in intermediates),
-            ),
-            disk_read_bytes=self._place.tools.read_bytes,
-            disk_write_bytes=self._place.tools.written_bytes,
-            warnings=tuple(self._warnings),
+        return await self._account.publish(
+            image=self._facts,
             summary=self._summary(),
+            commands=(*self._qemu.commands, *self._rescue_commands),
         )
-        return await self._job.publish([StagedFile(report, target), *intermediates], result)
+
+    def _leave_guest(self, outcome: Outcome, why: str) -> None:
+        self._account.notes.add("guest", outcome, why)
+        self._account.warnings.append(f"the guest was not looked into: {why}")
 
     async def _with_filesystems(self, table: PartitionTable, content: "_Content") -> PartitionTable:
         """Add what each partition's first bytes look like."""
@@ -159,24 +183,9 @@ class _Inspection:
         return msgspec.structs.replace(table, partitions=tuple(partitions))
 
     def _refuse_tools(self, image: CheckedImage) -> None:
-        self._notes.add("info", "applied", "the header's facts only")
-        for action in ("check", "partitions"):
-            self._notes.add(action, "skipped", f"no tool may read it: {image.findings[0].reason}")
-
-    def _report(self) -> Report:
-        return Report(
-            job_id=self._job.job_id,
-            operation="inspect",
-            attempt=self._job.attempt,
-            started_at=self._started_at,
-            ended_at=dt.datetime.now(dt.UTC),
-            spec=self._job.spec,
-            actions=tuple(self._notes.lines),
-            image=self._facts,
-            warnings=tuple(self._warnings),
-            tools=self._versions,
-            commands=self._qemu.commands,
-        )
+        self._account.notes.add("info", "applied", "the header's facts only")
+        for action in ("check", "partitions", "guest"):
+            self._account.notes.add(action, "skipped", f"no tool may read it: {image.findings[0].reason}")
 
     def _summary(self) -> dict[str, Any]:
         named = ("format", "variant", "virtual_size", "actual_size", "backing_chain", "check", "findings")
@@ -184,6 +193,11 @@ class _Inspection:
         table = self._facts.get("partition_table")
         if table is not None:
             summary["partitions"] = {"scheme": table["scheme"], "count": len(table["partitions"])}
+        if self._verdict is not None:
+            systems = [*self._facts["guest"].get("systems", ()), *self._facts["guest"].get("windows", ())]
+            summary["systems"] = [each["name"] for each in systems]
+            summary["boots_on_kvm"] = self._verdict.boots
+            summary["verdict"] = self._verdict.sentence[:_MAX_SENTENCE]
         return summary
 
 

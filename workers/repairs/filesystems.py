@@ -4,6 +4,7 @@ A filesystem that checks clean is left alone. One whose superblock is lost is fo
 was repaired is checked again and mounted before it counts.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
@@ -22,6 +23,10 @@ _BTRFS_MAGIC: Final = b"_BHRfS_M"
 _E2FSCK_MENDED: Final = frozenset({0, 1, 2})
 _XFS_DIRTY_LOG: Final = 2
 _FSCK_FAT_CHANGED: Final = frozenset({0, 1})
+_ROOT_LOST: Final = re.compile(
+    r"Root inode (?:is not a directory|not allocated)|reinitializing root directory"
+)
+"""The words of e2fsck and xfs_repair when they make a new, empty root: everything else is lost then."""
 
 Clean = Callable[[Case, str], Awaitable[RescueOutput]]
 
@@ -83,6 +88,16 @@ async def _prove_mount(rescue: Rescue, device: str, kind: str) -> None:
     await rescue.run("umount", rescue.sysroot)
 
 
+def _require_root(device: str, kind: str, said: RescueOutput) -> None:
+    """An empty filesystem in the place of a guest's is no repair, whatever the tool's status says."""
+    lost = _ROOT_LOST.search(said.text)
+    if lost is not None:
+        message = f"the {kind} on {device} cannot be repaired, its root directory is lost: {lost[0]}"
+        raise OperationFailed(
+            ErrorCode.FS_CORRUPTION_UNRECOVERABLE, message, device=device, tool_output=said.text[-2000:]
+        )
+
+
 def _beyond_repair(device: str, kind: str, said: RescueOutput) -> OperationFailed:
     message = f"the {kind} on {device} cannot be repaired: {said.words}"
     return OperationFailed(
@@ -135,6 +150,7 @@ async def _repair_ext(case: Case, device: str) -> str:
     said = None
     for options in attempts:
         said = await case.rescue.run("e2fsck", "-f", "-y", *options, device, accept=None)
+        _require_root(device, "ext", said)
         if said.status in _E2FSCK_MENDED:
             return " ".join(["e2fsck -f -y", *options])
     if said is None:
@@ -161,6 +177,7 @@ async def _repair_xfs(case: Case, device: str) -> str:
     if said.status == _XFS_DIRTY_LOG:
         message = f"the log of the xfs on {device} cannot be replayed; parameters.zero_log throws it away"
         raise OperationFailed(ErrorCode.FS_CORRUPTION_UNRECOVERABLE, message, tool_output=said.text[-2000:])
+    _require_root(device, "xfs", said)
     if said.status:
         raise _beyond_repair(device, "xfs", said)
     return "xfs_repair"

@@ -93,7 +93,7 @@ async def activate(case: Case) -> None:
         return case.notes.add("activate", "not needed", "the disk has no volume group")
     said = await case.rescue.run("lvm", "vgchange", "--activate", "y", accept=None)
     asleep = [
-        each["lv_name"] for each in await _listed(case, "lvs", "lv_name,lv_active") if not each["lv_active"]
+        each["lv_name"] for each in await listed(case, "lvs", "lv_name,lv_active") if not each["lv_active"]
     ]
     if said.status or asleep:
         raise OperationFailed(
@@ -114,12 +114,13 @@ async def devices_file(case: Case) -> None:
 
 
 async def _groups(case: Case) -> list[_Group]:
-    rows = await _listed(case, "vgs", "vg_name,vg_uuid,vg_missing_pv_count")
+    rows = await listed(case, "vgs", "vg_name,vg_uuid,vg_missing_pv_count")
     found = [_Group(each["vg_name"], each["vg_uuid"], int(each["vg_missing_pv_count"])) for each in rows]
     return sorted(found, key=lambda each: (each.name, each.uuid))
 
 
-async def _listed(case: Case, what: str, columns: str) -> list[dict[str, Any]]:
+async def listed(case: Case, what: str, columns: str) -> list[dict[str, Any]]:
+    """What one of LVM's reports says, a row for each line; sizes end in B."""
     options = ("--reportformat", "json", "--units", "b", "--options", columns)
     said: RescueOutput = await case.rescue.run("lvm", what, *options)
     report = msgspec.json.decode(said.out, type=dict[str, list[dict[str, list[dict[str, Any]]]]])

@@ -8,7 +8,7 @@ from workers.repairs.case import Case
 
 CONFIG: Final = "/etc/selinux/config"
 AUTORELABEL: Final = "/.autorelabel"
-_SETTING: Final = re.compile(r"^\s*(?P<key>SELINUX|SELINUXTYPE)\s*=\s*(?P<value>\S+)", re.MULTILINE)
+SETTING: Final = re.compile(r"^\s*(?P<key>SELINUX|SELINUXTYPE)\s*=\s*(?P<value>\S+)", re.MULTILINE)
 _WOULD: Final = re.compile(r"^Would relabel ", re.MULTILINE)
 _MEMORY: Final = ("/proc", "/sys", "/dev", "/run")
 
@@ -16,7 +16,7 @@ _MEMORY: Final = ("/proc", "/sys", "/dev", "/run")
 async def selinux_relabel(case: Case) -> None:
     """Give every file its label. Raises REPAIR_FAILED if they are not there afterwards."""
     text = await case.rescue.read_text(CONFIG) or ""
-    settings = {each["key"]: each["value"] for each in _SETTING.finditer(text)}
+    settings = {each["key"]: each["value"] for each in SETTING.finditer(text)}
     if settings.get("SELINUX", "disabled") == "disabled":
         return case.notes.add("selinux_relabel", "not needed", "the guest does not use SELinux")
     contexts = f"/etc/selinux/{settings.get('SELINUXTYPE', 'targeted')}/contexts/files/file_contexts"

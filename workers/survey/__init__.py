@@ -1,0 +1,1 @@
+"""What is inside a guest, and what would keep it from booting on KVM. Nothing is changed."""
