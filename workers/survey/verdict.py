@@ -86,7 +86,9 @@ def _of_system(system: SystemFacts) -> Iterator[Reason]:
     for mount in system.mounts:
         yield from _mount(mount)
     for problem in system.problems:
-        yield Reason(weight="remark", words=problem)
+        # What fstab names in vain has been judged above.
+        if not problem.startswith("fstab names"):
+            yield Reason(weight="remark", words=problem)
     yield from _surroundings(system)
 
 
