@@ -97,6 +97,7 @@ class ToolRunner:
         timeout: float | None = None,
         limits: ToolLimits = UNLIMITED,
         pass_fds: Collection[int] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> ToolOutput:
         """Run a program to its end and return what it said.
 
@@ -109,7 +110,11 @@ class ToolRunner:
         command = [*_prefix(limits), _find(argv[0]), *argv[1:]]
         self.commands.append(shlex.join(argv))
         self.log.line(f"run: {self.commands[-1]}")
-        with Child(command, self.scratch, pass_fds) as child, anyio.move_on_after(timeout) as deadline:
+        given = environment or {}
+        with (
+            Child(command, self.scratch, pass_fds, environment=given) as child,
+            anyio.move_on_after(timeout) as deadline,
+        ):
             watch = _Watch(child, self.log, on_output, capture_limit)
             try:
                 await watch.to_the_end()

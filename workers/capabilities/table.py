@@ -12,6 +12,7 @@ from workers.capabilities.nbd import probe_nbd
 from workers.capabilities.probe import Finding, Probe, Tools, proven, refuted
 from workers.capabilities.qemu_system import probe_qemu_system
 from workers.capabilities.tools import probe_lvm, probe_mount, probe_qemu_img, probe_selinux_tools
+from workers.capabilities.virtio_win import probe_virtio_win
 from workers.guest.backends import NEEDS, choose
 
 PROBE_SECONDS: Final = 10.0
@@ -43,6 +44,7 @@ PROBES: Final[Mapping[str, Probe]] = {
     "guestfs": probe_guestfs,
     "guest": follows_from_others,
     "qemu-system": probe_qemu_system,
+    "virtio-win": probe_virtio_win,
 }
 
 SWITCHED_OFF: Final = "switched off by the operator"

@@ -122,8 +122,22 @@ def windows(handle: Any) -> dict[str, Any]:
             major, minor = handle.inspect_get_major_version(root), handle.inspect_get_minor_version(root)
             name = handle.inspect_get_product_name(root)
             arch = handle.inspect_get_arch(root)
-            found.append({"root": root, "name": name, "version": f"{major}.{minor}", "architecture": arch})
+            found.append(
+                {
+                    "root": _as_it_is_called(handle, root),
+                    "name": name,
+                    "version": f"{major}.{minor}",
+                    "architecture": arch,
+                }
+            )
     return {"found": found}
+
+
+def _as_it_is_called(handle: Any, device: str) -> str:
+    """Libguestfs calls every first disk sda, whatever it is called in the appliance."""
+    return (
+        device_of_guest(handle) + device.removeprefix("/dev/sda") if device.startswith("/dev/sda") else device
+    )
 
 
 DEEDS = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from h2kbus.errors import OperationFailed
+from h2kbus.errors import ErrorCode, OperationFailed
 from subjects.builtin import ACCESS_ACTIONS, RepairParameters
 from subjects.lanes import DECLARED_NEEDS
 from workers.account import Account
@@ -21,6 +21,8 @@ from workers.outputs import require_free
 from workers.qemu import PROGRAM, Disk, ImageInfo, QemuImg
 from workers.repairs.case import Case
 from workers.repairs.table import REPAIRS
+from workers.repairs.windows import ACTION as WINDOWS_DRIVERS
+from workers.repairs.windows import Windows, convert_windows, read_windows, require_capability
 from workers.result_image import ResultImage
 from workers.workplace import Workplace
 
@@ -44,6 +46,7 @@ class Repair:
                 await work.probe(image)
                 async with overlay(place, image.disk) as layer:
                     await work.repair(layer)
+                    await work.convert_windows(layer)
                     await work.write(layer)
                 await work.result.boot()
                 image.require_unchanged()
@@ -63,6 +66,7 @@ class _Mending:
         self._source: ImageInfo | None = None
         self._output: ImageInfo | None = None
         self._facts: dict[str, Any] = {}
+        self._windows: Windows | None = None
         self.result = ResultImage(job, place, self._qemu, self._account)
 
     def open_image(self) -> AbstractAsyncContextManager[CheckedImage]:
@@ -93,6 +97,28 @@ class _Mending:
             finally:
                 self._rescue_commands = rescue.commands
         return None
+
+    async def convert_windows(self, layer: Disk) -> None:
+        """Give a Windows guest its drivers, if one was found, and look whether they are there."""
+        system = self._windows
+        if system is None or system.has_drivers:
+            return
+        report = self._job.report
+        report.enter("repair", f"giving drivers to {system.name}")
+        accelerated = "kvm" in self._job.capabilities
+        await convert_windows(
+            self._place, layer, accelerated=accelerated, on_stage=lambda words: report.advance(0.0, words)
+        )
+        backend = require_backend(self._job.capabilities, frozenset())
+        async with open_rescue(
+            self._place, layer, backend, read_only=True, accelerated=accelerated
+        ) as rescue:
+            after = await read_windows(rescue, tuple(await rescue.windows()))
+        if not after.has_drivers:
+            raise OperationFailed(ErrorCode.REPAIR_FAILED, f"virt-v2v ran, and {system.name} has no drivers")
+        self._account.notes.add(
+            WINDOWS_DRIVERS, "applied", f"virt-v2v; {system.name} has a virtio disk driver"
+        )
 
     async def write(self, layer: Disk) -> None:
         """Write the layer and the source below it as one image, and prove that it holds the same."""
@@ -156,6 +182,9 @@ class _Mending:
     async def _enter(self, case: Case, inside: list[str]) -> bool:
         """Mount the guest; False if there is none, and no action insists on one."""
         found = await search(case.rescue, case.disks)
+        if found.windows and not found.roots and self._job.wants(WINDOWS_DRIVERS):
+            await self._meet_windows(case, found.windows, inside)
+            return False
         try:
             root = the_root(found, case.disks, self._parameters.root)
         except OperationFailed as failure:
@@ -169,6 +198,18 @@ class _Mending:
         self._facts = {"system": root.release.name, "root": root.volume.device}
         case.enter(system)
         return True
+
+    async def _meet_windows(self, case: Case, found: tuple[dict[str, str], ...], inside: list[str]) -> None:
+        """A Windows guest gets its drivers once its disk is free again; the rest is for Linux."""
+        system = await read_windows(case.rescue, found)
+        self._facts = {"system": system.name, "root": system.root}
+        for each in inside:
+            self._account.notes.add(each, "skipped", "the guest is Windows")
+        if system.has_drivers:
+            self._account.notes.add(WINDOWS_DRIVERS, "not needed", "the guest has a virtio disk driver")
+        else:
+            require_capability(self._job.capabilities, system)
+        self._windows = system
 
     async def _do(self, case: Case, actions: list[str]) -> None:
         if actions:

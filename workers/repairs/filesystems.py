@@ -23,6 +23,7 @@ _BTRFS_MAGIC: Final = b"_BHRfS_M"
 _E2FSCK_MENDED: Final = frozenset({0, 1, 2})
 _XFS_DIRTY_LOG: Final = 2
 _FSCK_FAT_CHANGED: Final = frozenset({0, 1})
+_LEFT_ALONE: Final = frozenset({"ntfs"})
 _ROOT_LOST: Final = re.compile(
     r"Root inode (?:is not a directory|not allocated)|reinitializing root directory"
 )
@@ -41,6 +42,9 @@ async def fsck(case: Case) -> None:
         if wanted and volume.device not in wanted:
             continue
         kind = volume.filesystem or await _lost_filesystem(case, volume)
+        if kind in _LEFT_ALONE:
+            seen += 1
+            case.notes.add(f"fsck {volume.device}", "skipped", f"{kind} is checked by Windows itself")
         if kind is None or kind not in _TOOLS:
             continue
         seen += 1

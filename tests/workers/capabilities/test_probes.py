@@ -104,6 +104,10 @@ async def test_qemu_img_is_proven_where_it_runs() -> None:
         ("selinux-tools", "apt-get install policycoreutils"),
         ("guestfs", "apt-get install libguestfs-tools python3-guestfs"),
         ("qemu-system", "apt-get install qemu-system-x86 ovmf"),
+        (
+            "virtio-win",
+            "apt-get install virt-v2v nbdkit, and put virtio-win and rhsrvany.exe where virt-v2v(1) says",
+        ),
     ],
 )
 async def test_a_missing_tool_is_named_with_the_command_that_installs_it(
