@@ -14,6 +14,10 @@ DEVICES_FILE: Final = "/etc/lvm/devices/system.devices"
 _METADATA: Final = re.compile(
     r"metadata at (?P<at>\d+) length \d+ crc \S+ vg (?P<group>\S+) seqno (?P<seqno>\d+) id (?P<id>\S+)"
 )
+_PHYSICAL: Final = re.compile(
+    r'pv\d+ \{\s*id = "(?P<id>[\w-]+)"[^{}]*?dev_size = (?P<sectors>\d+)', re.DOTALL
+)
+_SECTOR: Final = 512
 _FOUND_AT: Final = "/tmp/h2kbus.vg"  # noqa: S108 - inside the rescue environment, which is nobody else's
 
 
@@ -45,8 +49,21 @@ async def _restore(case: Case, volume: Volume) -> str | None:
         return None
     newest = ("--settings", f"metadata_offset={found['at']}", "--file", _FOUND_AT)
     await case.rescue.run(*dump, *newest, volume.device)
-    await case.rescue.run("pvck", "--yes", "--repair", "--file", _FOUND_AT, volume.device)
+    text = (await case.rescue.run("cat", _FOUND_AT)).out
+    # Asked for by its id: pvck goes by the device's old name otherwise, which the disk has left behind.
+    which = ("--settings", f"pv_uuid={_physical_volume(text, volume)}")
+    await case.rescue.run("pvck", "--yes", "--repair", *which, "--file", _FOUND_AT, volume.device)
     return found["group"]
+
+
+def _physical_volume(metadata: str, volume: Volume) -> str:
+    """Which physical volume of a group this one was, by its size. Raises REPAIR_FAILED."""
+    found = {each["id"]: int(each["sectors"]) * _SECTOR for each in _PHYSICAL.finditer(metadata)}
+    same = [uuid for uuid, size in found.items() if size == volume.size] or list(found)
+    if len(same) != 1:
+        message = f"{volume.device} may be any of {len(same)} physical volumes of its group"
+        raise OperationFailed(ErrorCode.REPAIR_FAILED, message)
+    return same[0]
 
 
 async def vg_check(case: Case) -> None:
