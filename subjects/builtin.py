@@ -17,7 +17,7 @@ Firmware = Literal["auto", "bios", "uefi"]
 DiskBus = Literal["virtio-blk", "virtio-scsi", "ide"]
 
 QEMU_IMG = frozenset({"qemu-img"})
-GUEST = frozenset({"qemu-img", "guest"})
+GUEST = frozenset({"qemu-img", "guestfs"})
 QEMU_SYSTEM = frozenset({"qemu-system"})
 
 ACCESS_ACTIONS = ("nbd_attach", "lvm_activate", "mount")

@@ -6,6 +6,7 @@ import pytest
 
 from h2kbus.errors import SettingsError
 from h2kbus.plugins import load_catalog
+from subjects.builtin import BUILT_IN
 from tests.conftest import REHEARSE
 
 DECLARATION = """
@@ -33,11 +34,11 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_nothing_named_gives_the_built_in_operations() -> None:
-    assert set(load_catalog()) == {"inspect", "convert"}
+    assert set(load_catalog()) == {each.name for each in BUILT_IN}
 
 
 def test_named_operation_is_known_besides_the_built_in_ones() -> None:
-    assert set(load_catalog([REHEARSE])) == {"inspect", "convert", "rehearse"}
+    assert set(load_catalog([REHEARSE])) == {"rehearse", *(each.name for each in BUILT_IN)}
 
 
 def test_operation_named_twice_is_there_once() -> None:

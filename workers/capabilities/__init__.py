@@ -20,7 +20,7 @@ from workers.capabilities.table import PROBES, probe_all
 __all__ = ["PROBES", "Finding", "Probe", "Tools", "detect", "level_of", "probe_all"]
 
 _DISK_SECONDS: Final = 10.0
-_LEVELS: Final = ((3, frozenset({"guest"})), (3, frozenset({"nbd", "mount"})), (2, frozenset({"nbd"})))
+_LEVELS: Final = ((3, frozenset({"guestfs"})), (3, frozenset({"nbd", "mount"})), (2, frozenset({"nbd"})))
 
 
 async def detect(

@@ -11,7 +11,7 @@ from typing import Final
 
 from h2kbus.errors import OperationFailed
 from workers.capabilities.probe import Finding, Tools, first_line, proven, refuted
-from workers.guest.backends import SYSTEM_PYTHON
+from workers.guest.attach import SYSTEM_PYTHON
 
 _INSTALL: Final = "apt-get install libguestfs-tools python3-guestfs"
 _BINDING: Final = "import guestfs; print('libguestfs', *guestfs.GuestFS().version().values())"

@@ -9,29 +9,12 @@ from h2kbus.errors import SettingsError
 from workers.capabilities.guestfs import probe_guestfs
 from workers.capabilities.kvm import probe_kvm
 from workers.capabilities.nbd import probe_nbd
-from workers.capabilities.probe import Finding, Probe, Tools, proven, refuted
+from workers.capabilities.probe import Finding, Probe, Tools, refuted
 from workers.capabilities.qemu_system import probe_qemu_system
 from workers.capabilities.tools import probe_lvm, probe_mount, probe_qemu_img, probe_selinux_tools
 from workers.capabilities.virtio_win import probe_virtio_win
-from workers.guest.backends import NEEDS, choose
 
 PROBE_SECONDS: Final = 10.0
-
-GUEST_ADVICE: Final = "apt-get install libguestfs-tools python3-guestfs linux-image-amd64"
-
-
-async def follows_from_others(_: Tools) -> Finding:
-    """Whether a guest can be opened follows from what else this machine can do."""
-    return refuted("guest", "nothing that opens a guest was seen to work", GUEST_ADVICE)
-
-
-def openable_guest(findings: Mapping[str, Finding]) -> Finding:
-    """A guest can be opened and changed by any of the backends that the workers have."""
-    proven_tokens = frozenset(token for token, each in findings.items() if each.proven)
-    backend = choose(proven_tokens)
-    if backend is None:
-        return refuted("guest", "nothing that opens a guest was seen to work", GUEST_ADVICE)
-    return proven("guest", f"by {backend}: {', '.join(sorted(NEEDS[backend]))}")
 
 
 PROBES: Final[Mapping[str, Probe]] = {
@@ -42,7 +25,6 @@ PROBES: Final[Mapping[str, Probe]] = {
     "selinux-tools": probe_selinux_tools,
     "kvm": probe_kvm,
     "guestfs": probe_guestfs,
-    "guest": follows_from_others,
     "qemu-system": probe_qemu_system,
     "virtio-win": probe_virtio_win,
 }
@@ -74,8 +56,6 @@ async def probe_all(
         for token in probes:
             if switches.get(token, True):
                 group.start_soon(run, token)
-    if "guest" in probes and switches.get("guest", True):
-        findings["guest"] = openable_guest(findings)
     _check_insisted(switches, findings)
     return list(findings.values())
 

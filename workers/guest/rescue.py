@@ -1,8 +1,7 @@
 """A rescue environment: a guest's disk attached where tools can work on it, and nothing else of value.
 
-Two programs make one: `workers.guest.appliance` (a virtual machine by libguestfs) and
-`workers.guest.attached` (the host's own kernel). Both speak the same lines of JSON, so that whatever is
-done to a guest is written once.
+The program `workers.guest.appliance` makes one: a virtual machine by libguestfs. It is talked to by lines
+of JSON.
 """
 
 import base64

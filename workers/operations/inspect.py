@@ -13,7 +13,7 @@ from subjects.builtin import InspectParameters
 from workers.account import Account
 from workers.context import JobContext, OperationResult
 from workers.formats import FORMATS
-from workers.guest.backends import choose, open_rescue, overlay
+from workers.guest.attach import GUESTFS, open_rescue, overlay
 from workers.image import CheckedImage, open_image
 from workers.outputs import report_path, require_free
 from workers.partitions import FILESYSTEM_BYTES, PartitionTable, filesystem_of, read_table
@@ -138,19 +138,16 @@ class _Inspection:
         self._job.report.enter("guest", "opening the guest")
         if not self._job.wants("guest"):
             return self._account.notes.add("guest", "skipped", "not among the requested actions")
-        backend = choose(self._job.capabilities)
-        if backend is None:
-            return self._leave_guest(
-                "skipped", "this worker can open no guest: it has neither guestfs nor nbd"
-            )
+        if GUESTFS not in self._job.capabilities:
+            return self._leave_guest("skipped", "this worker can open no guest: it has no libguestfs")
         accelerated = "kvm" in self._job.capabilities
         try:
             # Journals are replayed and volume groups activated: all of that goes to a throwaway layer.
             async with (
                 overlay(self._place, disk) as layer,
-                open_rescue(self._place, layer, backend, read_only=False, accelerated=accelerated) as rescue,
+                open_rescue(self._place, layer, read_only=False, accelerated=accelerated) as rescue,
             ):
-                self._account.tools[backend] = rescue.tool
+                self._account.tools[GUESTFS] = rescue.tool
                 self._job.report.advance(0.5, "reading the guest")
                 facts = await look(rescue, self._place.tools, self._account.notes)
                 self._rescue_commands = rescue.commands

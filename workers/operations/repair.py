@@ -10,10 +10,9 @@ import msgspec
 
 from h2kbus.errors import ErrorCode, OperationFailed
 from subjects.builtin import ACCESS_ACTIONS, RepairParameters
-from subjects.lanes import DECLARED_NEEDS
 from workers.account import Account
 from workers.context import JobContext, OperationResult
-from workers.guest.backends import Backend, choose, open_rescue, overlay, require_backend
+from workers.guest.attach import GUESTFS, open_rescue, overlay, require_guestfs
 from workers.guest.rescue import Rescue
 from workers.guest.systems import mount, search, the_root
 from workers.image import CheckedImage, open_image
@@ -79,17 +78,16 @@ class _Mending:
 
     async def repair(self, layer: Disk) -> None:
         """Do the actions, or say why none can be done on this worker."""
-        backend = self._backend()
-        if backend is None:
+        capabilities = self._job.capabilities
+        if GUESTFS not in capabilities and self._job.spec.operation in _CONVERTS_WITHOUT_GUEST:
             return self._leave_all()
-        self._job.report.enter("open", f"opening the guest by {backend}")
+        require_guestfs(capabilities)
+        self._job.report.enter("open", "opening the guest")
         accelerated = "kvm" in self._job.capabilities
-        async with open_rescue(
-            self._place, layer, backend, read_only=False, accelerated=accelerated
-        ) as rescue:
-            self._account.tools[backend] = rescue.tool
+        async with open_rescue(self._place, layer, read_only=False, accelerated=accelerated) as rescue:
+            self._account.tools[GUESTFS] = rescue.tool
             try:
-                await self._work(rescue, backend)
+                await self._work(rescue)
                 await rescue.unmount()
                 await rescue.end()
             except OperationFailed as failure:
@@ -109,10 +107,7 @@ class _Mending:
         await convert_windows(
             self._place, layer, accelerated=accelerated, on_stage=lambda words: report.advance(0.0, words)
         )
-        backend = require_backend(self._job.capabilities, frozenset())
-        async with open_rescue(
-            self._place, layer, backend, read_only=True, accelerated=accelerated
-        ) as rescue:
+        async with open_rescue(self._place, layer, read_only=True, accelerated=accelerated) as rescue:
             after = await read_windows(rescue, tuple(await rescue.windows()))
         if not after.has_drivers:
             raise OperationFailed(ErrorCode.REPAIR_FAILED, f"virt-v2v ran, and {system.name} has no drivers")
@@ -148,17 +143,10 @@ class _Mending:
             summary={**self._facts, "actions": self._account.outcomes, **self.result.booted},
         )
 
-    def _backend(self) -> Backend | None:
-        required = self._job.spec.capability_requirements
-        asked = frozenset(token for field, token in DECLARED_NEEDS.items() if getattr(required, field))
-        if self._job.spec.operation in _CONVERTS_WITHOUT_GUEST:
-            return choose(self._job.capabilities, asked)
-        return require_backend(self._job.capabilities, asked)
-
     def _leave_all(self) -> None:
         """Level 1: the image is converted, and every client sees which fixes were not done."""
         for action in self._wanted():
-            self._leave(action, "this worker can open no guest: it has neither guestfs nor nbd")
+            self._leave(action, "this worker can open no guest: it has no libguestfs")
 
     def _leave(self, action: str, why: str) -> None:
         self._account.notes.add(action, "skipped", why)
@@ -168,9 +156,9 @@ class _Mending:
         """The actions with a repair behind them, in the order of the table: it is the order that works."""
         return [each for each in REPAIRS if self._job.wants(each)]
 
-    async def _work(self, rescue: Rescue, backend: Backend) -> None:
+    async def _work(self, rescue: Rescue) -> None:
         case = Case(rescue, self._place.tools, self._account.notes, self._parameters)
-        self._note_access(backend)
+        self._note_access()
         self._job.report.enter("survey", "looking at the disk")
         await case.read_disks()
         wanted = self._wanted()
@@ -224,10 +212,10 @@ class _Mending:
                     raise
                 self._account.warnings.append(f"{action} failed: {failure}")
 
-    def _note_access(self, backend: Backend) -> None:
+    def _note_access(self) -> None:
         for action in ACCESS_ACTIONS:
             if action in self._job.spec.requested_actions:
-                self._account.notes.add(action, "not needed", f"the guest's disk is reached by {backend}")
+                self._account.notes.add(action, "not needed", "the guest's disk is reached by libguestfs")
 
     def _with_history(self, failure: OperationFailed) -> OperationFailed:
         """The failure with everything that was done before it, and what was not any more."""

@@ -18,7 +18,7 @@ from tests.workers.conftest import Bench
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
-ABLE = frozenset({"qemu-img", "guestfs", "guest"})
+ABLE = frozenset({"qemu-img", "guestfs"})
 Make = Callable[[Path], Path]
 
 

@@ -11,7 +11,7 @@ from tests.workers.conftest import Bench
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(600)]
 
-ABLE = frozenset({"qemu-img", "guestfs", "guest"})
+ABLE = frozenset({"qemu-img", "guestfs"})
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,11 @@
-"""Which rescue environment a worker opens, by what it was seen to do, and the opening of it."""
+"""Attaches a guest's disk, or a throwaway layer over it, to a rescue environment."""
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import anyio
 import msgspec
@@ -15,34 +15,21 @@ from workers.guest.rescue import Rescue, greeting
 from workers.qemu import Disk
 from workers.workplace import Workplace
 
-Backend = Literal["guestfs", "kernel"]
+GUESTFS: Final = "guestfs"
+"""The capability of opening guests. Why it is the only way: docs/decisions/0016."""
 
 READY_SECONDS: Final = 300.0
 """The first appliance on a host is built before it starts, which takes a minute under emulation."""
 
 MEMORY_MB: Final = 1280
-NEEDS: Final[dict[Backend, frozenset[str]]] = {
-    "guestfs": frozenset({"guestfs"}),
-    "kernel": frozenset({"nbd", "mount", "lvm"}),
-}
-"""In the order of preference: the appliance confines what a hostile filesystem can do to a kernel."""
-
 SYSTEM_PYTHON: Final = "/usr/bin/python3"
-_HERE: Final = Path(__file__).parent
+_APPLIANCE: Final = Path(__file__).parent / "appliance.py"
 _CACHE: Final = Path("/var/tmp")  # noqa: S108 - libguestfs keeps its appliance there by default, and checks its owner
-
-
-def choose(capabilities: frozenset[str], asked: frozenset[str] = frozenset()) -> Backend | None:
-    """The backend that these capabilities allow, None without one; a job asking for nbd gets the kernel."""
-    able = [name for name, needs in NEEDS.items() if needs <= capabilities]
-    if "kernel" in able and "nbd" in asked:
-        return "kernel"
-    return next(iter(able), None)
 
 
 @asynccontextmanager
 async def open_rescue(
-    place: Workplace, disk: Disk, backend: Backend, *, read_only: bool, accelerated: bool
+    place: Workplace, disk: Disk, *, read_only: bool, accelerated: bool
 ) -> AsyncIterator[Rescue]:
     """Attach the disk. Whoever wrote to it calls `Rescue.end` before the context ends.
 
@@ -55,21 +42,13 @@ async def open_rescue(
         "read_only": read_only,
         "accelerated": accelerated,
         "memory_mb": MEMORY_MB,
-        "sysroot": str(place.scratch / "sysroot"),
     }
-    argv = [*_command(backend), msgspec.json.encode(settings).decode()]
+    argv = [SYSTEM_PYTHON, "-I", str(_APPLIANCE), msgspec.json.encode(settings).decode()]
     async with place.tools.converse(argv, environment=_environment(place.scratch)) as conversation:
         hello = await greeting(conversation, READY_SECONDS)
         rescue = Rescue(conversation, place.log, hello)
         place.log.line(f"the disk is attached: {rescue.tool}, {rescue.device}")
         yield rescue
-
-
-def _command(backend: Backend) -> Sequence[str]:
-    if backend == "guestfs":
-        return [SYSTEM_PYTHON, "-I", str(_HERE / "appliance.py")]
-    private = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--net"]
-    return [*private, SYSTEM_PYTHON, "-I", str(_HERE / "attached.py")]
 
 
 def _environment(scratch: Path) -> dict[str, str]:
@@ -100,10 +79,8 @@ def _by_path(source: Disk) -> str:
     return f"json:{msgspec.json.encode(named.node).decode()}" if named.window else named.name
 
 
-def require_backend(capabilities: frozenset[str], asked: frozenset[str]) -> Backend:
-    """Like `choose`; raises CAPABILITY_MISSING where there is none."""
-    backend = choose(capabilities, asked)
-    if backend is None:
-        message = "this worker can open no guest: it has neither guestfs, nor nbd with mount and lvm"
-        raise OperationFailed(ErrorCode.CAPABILITY_MISSING, message)
-    return backend
+def require_guestfs(capabilities: frozenset[str]) -> None:
+    """Raise CAPABILITY_MISSING on a worker that opens no guests."""
+    if GUESTFS not in capabilities:
+        message = "this worker can open no guest: it has no libguestfs"
+        raise OperationFailed(ErrorCode.CAPABILITY_MISSING, message, capability=GUESTFS)
