@@ -1,6 +1,7 @@
 """How far an attempt is: gathered as the operation speaks, sent at a bounded rate."""
 
 import datetime as dt
+import itertools
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -32,7 +33,8 @@ class ProgressReport:
     def __init__(self, phases: Sequence[Phase]) -> None:
         total = sum(phase.weight for phase in phases)
         self._weights = {phase.name: phase.weight / total for phase in phases}
-        self._base = 0.0
+        before = itertools.accumulate(self._weights.values(), initial=0.0)
+        self._begins_at = dict(zip(self._weights, before, strict=False))
         self._phase = ""
         self._phase_began = self._began = time.monotonic()
         self._percent = 0.0
@@ -98,8 +100,8 @@ class ProgressReport:
         return round((time.monotonic() - self._began) * (1 - done) / done, 1)
 
     def _percent_at(self, fraction: float) -> float:
-        share = self._weights.get(self._phase, 0.0)
-        self._percent = max(self._percent, round(100 * (self._base + share * fraction), 2))
+        share = self._begins_at.get(self._phase, 0.0) + self._weights.get(self._phase, 0.0) * fraction
+        self._percent = max(self._percent, round(100 * share, 2))
         return min(self._percent, 100.0)
 
     def _close_phase(self) -> None:
@@ -107,7 +109,6 @@ class ProgressReport:
         if self._phase:
             spent = self.phase_seconds.get(self._phase, 0.0) + now - self._phase_began
             self.phase_seconds[self._phase] = round(spent, 4)
-            self._base = min(self._base + self._weights[self._phase], 1.0)
         self._phase_began = now
 
     def _add(self, snapshot: Snapshot, *, replaces: bool) -> None:

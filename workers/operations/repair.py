@@ -66,6 +66,7 @@ class _Mending:
         self._output: ImageInfo | None = None
         self._facts: dict[str, Any] = {}
         self._windows: Windows | None = None
+        self._tried = self._planned = 0
         self.result = ResultImage(job, place, self._qemu, self._account)
 
     def open_image(self) -> AbstractAsyncContextManager[CheckedImage]:
@@ -162,6 +163,8 @@ class _Mending:
         self._job.report.enter("survey", "looking at the disk")
         await case.read_disks()
         wanted = self._wanted()
+        self._planned = len(wanted)
+        self._job.report.enter("repair", f"{len(wanted)} actions")
         await self._do(case, [each for each in wanted if REPAIRS[each].stage == "disk"])
         inside = [each for each in wanted if REPAIRS[each].stage != "disk"]
         if inside and await self._enter(case, inside):
@@ -200,10 +203,9 @@ class _Mending:
         self._windows = system
 
     async def _do(self, case: Case, actions: list[str]) -> None:
-        if actions:
-            self._job.report.enter("repair", actions[0])
-        for position, action in enumerate(actions):
-            self._job.report.advance(position / len(actions), action)
+        for action in actions:
+            self._job.report.advance(self._tried / self._planned, action)
+            self._tried += 1
             try:
                 await REPAIRS[action].work(case)
             except OperationFailed as failure:
