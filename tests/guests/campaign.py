@@ -20,7 +20,7 @@ from tests.guests.build import guest
 from tests.guests.cases import Case
 
 JOB_SECONDS: Final = 1800.0
-FAILING_BOOT_SECONDS: Final = 240
+FAILING_BOOT_SECONDS: Final = 150
 """A guest that waits for a device gives up after 90 s of its own time, and is slow in an emulated machine."""
 
 AT_ONCE: Final = 2

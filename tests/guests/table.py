@@ -16,11 +16,19 @@ _HEAD: Final = (
 
 
 def write_table(document: Path, outcomes: Mapping[str, Outcome]) -> None:
-    """Replace the table in the document by what was measured now; cases that did not run have no row."""
+    """Write into the document's table what was measured now; a case that did not run keeps its row."""
     text = document.read_text()
     start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
-    rows = [row(each, outcomes[each.name]) for each in CASES if each.name in outcomes]
+    known = {_key(each): each for each in text[start:end].splitlines() if each.startswith("| `")}
+    measured = [row(each, outcomes[each.name]) for each in CASES if each.name in outcomes]
+    known |= {_key(each): each for each in measured}
+    rows = [known[key] for key in ((f"`{each.operation}`", each.guest) for each in CASES) if key in known]
     document.write_text(f"{text[:start]}\n\n" + "\n".join([*_HEAD, *rows]) + f"\n\n{text[end:]}")
+
+
+def _key(line: str) -> tuple[str, str]:
+    operation, guest = line.split(" | ")[:2]
+    return operation.removeprefix("| "), guest
 
 
 def row(case: Case, outcome: Outcome) -> str:
