@@ -119,7 +119,6 @@ def changed(**fields: Any) -> bytes:
 FILES: dict[str, tuple[bytes, str]] = {
     "priority 11": (changed(execution_policy={"priority": 11}), "$.execution_policy.priority"),
     "unknown operation": (changed(operation="frobnicate"), "$.operation"),
-    "operation of a later version": (changed(operation="fs_repair"), "$.operation"),
     "unknown parameter": (changed(parameters={"colour": "red"}), "colour"),
     "unknown action": (changed(requested_actions=["polish"]), "$.requested_actions[0]"),
     "2 MB job file": (changed(parameters={"mark": "x" * 2_000_000}), "bytes"),

@@ -80,7 +80,10 @@ STAGES: Final[Sequence[Stage]] = (
     _failed("no-boot-loader", r"^Invalid partition table|^Operating [Ss]ystem not found"),
     _failed("no-boot-loader", r"^(?:BOOTMGR|NTLDR) is (?:missing|compressed)|^A disk read error occurred"),
     _failed("uefi-shell", r"^Shell> ?"),
-    _seen("systemd", r"systemd\[1\]: |^\[(?:  OK  |FAILED|DEPEND| INFO )\]|^Welcome to .*!$|^INIT: version"),
+    _seen(
+        "systemd",
+        r"systemd\[1\]: |^\[(?:  OK  |FAILED|DEPEND| INFO )\]|^Welcome to (?!GRUB).*!$|^INIT: version",
+    ),
     _seen("initramfs", r"^Loading, please wait|^Begin: |Run /init as init process|dracut-initqueue"),
     _seen("kernel", r"Linux version \d|^Decompressing Linux|^EFI stub: |Booting the kernel"),
     _seen("boot-loader", r"Welcome to GRUB|^GRUB [Ll]oading|GNU GRUB|^SYSLINUX|^ISOLINUX|^Loading Linux"),
