@@ -97,6 +97,7 @@ ENDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "then", "stage"), ENDS, ids=[each[2] for each in ENDS])
 async def test_guest_that_fails_leaves_its_console_and_its_screen(
     able: Bench, tmp_path: Path, words: str, then: bytes, stage: str
@@ -154,6 +155,7 @@ async def test_cancelled_test_leaves_no_machine_and_no_files(able: Bench, tmp_pa
     assert able.names() == []
 
 
+@pytest.mark.slow
 async def test_converted_image_that_does_not_boot_is_not_published(able: Bench, tmp_path: Path) -> None:
     path = disk(tmp_path, "Kernel panic - not syncing: no init\r\n")
     with pytest.raises(OperationFailed) as caught:
@@ -162,6 +164,7 @@ async def test_converted_image_that_does_not_boot_is_not_published(able: Bench, 
     assert able.names() == ["job-1.attempt-1.console.log", "job-1.attempt-1.screen.png"]
 
 
+@pytest.mark.slow
 async def test_converted_image_that_boots_is_published_with_its_console(able: Bench, tmp_path: Path) -> None:
     result = await able.run("convert", disk(tmp_path, "guest login: "), parameters={"boot_test": True})
     assert result.summary["boot"]["stage"] == "login"
