@@ -164,7 +164,7 @@ class _Mending:
         await case.read_disks()
         wanted = self._wanted()
         self._planned = len(wanted)
-        self._job.report.enter("repair", ", ".join(each.action for each in wanted))
+        self._job.report.enter("repair", f"actions: {len(wanted)}")
         await self._do(case, [each for each in wanted if REPAIRS[each].stage == "disk"])
         inside = [each for each in wanted if REPAIRS[each].stage != "disk"]
         if inside and await self._enter(case, inside):
