@@ -2,7 +2,9 @@ BIN := .venv/bin
 READY := .venv/.ready
 GUESTS := .venv/.guests
 # `make lock UPGRADE=1` moves to the newest versions; without it, only what pyproject.toml asks for changes.
-LOCK = $(BIN)/uv --no-config pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+# Extras stay in the locks: older versions of pip take the newest release of a package that is named with an extra
+# anywhere, unless the pin names the extra too.
+LOCK = $(BIN)/uv --no-config pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras \
 	--custom-compile-command "make lock" --no-emit-index-url $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
