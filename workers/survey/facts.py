@@ -2,18 +2,13 @@
 
 import msgspec
 
+from workers.guest.disks import Volume
 from workers.guest.kernels import Kernel
 
 
-class VolumeFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class VolumeFacts(Volume, frozen=True, kw_only=True, omit_defaults=True):
     """A partition, a logical volume or a bare disk; `used` and `free` where it was mounted."""
 
-    device: str
-    kind: str
-    size: int
-    filesystem: str | None = None
-    uuid: str | None = None
-    label: str | None = None
     mounted_on: str | None = None
     used: int | None = None
     free: int | None = None

@@ -69,17 +69,7 @@ async def look(rescue: Rescue, tools: ToolRunner, notes: ActionNotes) -> GuestFa
 
 def _volume(volume: Volume, usage: tuple[str, int, int] | None) -> VolumeFacts:
     mounted_on, used, free = usage or (None, None, None)
-    return VolumeFacts(
-        device=volume.device,
-        kind=volume.kind,
-        size=volume.size,
-        filesystem=volume.filesystem,
-        uuid=volume.uuid,
-        label=volume.label,
-        mounted_on=mounted_on,
-        used=used,
-        free=free,
-    )
+    return VolumeFacts(**msgspec.structs.asdict(volume), mounted_on=mounted_on, used=used, free=free)
 
 
 async def _groups(case: Case) -> list[GroupFacts]:
