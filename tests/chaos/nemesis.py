@@ -204,7 +204,11 @@ async def store_full(target: Target) -> None:
 
 async def disk_full(target: Target) -> None:
     """The small filesystem, where some outputs go, has no room for a while."""
-    ballast = target.place / "small" / "ballast"
+    small = target.place / "small"
+    # Without its own filesystem it would be the machine's that is filled.
+    if not small.is_mount():
+        raise RuntimeError(f"{small} is no filesystem of its own")
+    ballast = small / "ballast"
     with contextlib.suppress(OSError), ballast.open("wb") as file:
         while True:
             file.write(bytes(1 << 20))
