@@ -23,14 +23,15 @@ class FleetView:
         self._seen = float("-inf")
 
     async def has(self, pool: str, tokens: frozenset[str]) -> bool:
-        """Whether a live worker of the pool has all of them. Of a fleet that cannot be read, no."""
+        """Whether a worker of the pool that takes jobs has all of them; no, if the fleet cannot be read."""
         if time.monotonic() - self._seen > KNOWN_SECONDS:
             try:
                 self._workers = await read_workers(self._connection, self._topology)
             except BusError:
                 return False
             self._seen = time.monotonic()
-        return any(each.pool == pool and _can(each, tokens) for each in self._workers)
+        takers = (each for each in self._workers if each.pool == pool and not each.draining)
+        return any(_can(each, tokens) for each in takers)
 
 
 def _can(worker: WorkerCapabilities, tokens: frozenset[str]) -> bool:
