@@ -1,6 +1,7 @@
-"""What the live workers of a pool can do, as far as their heartbeats tell."""
+"""The live workers, as far as their heartbeats tell."""
 
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from h2kbus.client import read_workers
@@ -14,7 +15,7 @@ KNOWN_SECONDS: Final = 5.0
 
 
 class FleetView:
-    """Answers whether a worker has some capabilities. It is a hint only: workers come and go."""
+    """A look at the fleet that is taken again when it is too old. Workers come and go: it is a hint only."""
 
     def __init__(self, connection: Connection, topology: Topology) -> None:
         self._connection = connection
@@ -22,17 +23,12 @@ class FleetView:
         self._workers: list[WorkerCapabilities] = []
         self._seen = float("-inf")
 
-    async def has(self, pool: str, tokens: frozenset[str]) -> bool:
-        """Whether a worker of the pool that takes jobs has all of them; no, if the fleet cannot be read."""
+    async def workers(self) -> Sequence[WorkerCapabilities]:
+        """The live workers; none, if the fleet cannot be read."""
         if time.monotonic() - self._seen > KNOWN_SECONDS:
             try:
                 self._workers = await read_workers(self._connection, self._topology)
             except BusError:
-                return False
+                return ()
             self._seen = time.monotonic()
-        takers = (each for each in self._workers if each.pool == pool and not each.draining)
-        return any(_can(each, tokens) for each in takers)
-
-
-def _can(worker: WorkerCapabilities, tokens: frozenset[str]) -> bool:
-    return all(worker.capabilities.get(token, False) for token in tokens)
+        return self._workers

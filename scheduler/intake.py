@@ -26,6 +26,7 @@ from scheduler.locks import ImageLocks
 from subjects.catalog import OperationCatalog
 from subjects.codec import convert, decode
 from subjects.commands import CancelCommand, RetryCommand, Verb
+from subjects.fit import Demand, preferred
 from subjects.grammar import CommandSubject
 from subjects.lanes import job_needs, lane_name
 from subjects.lifecycle import created, refused, same_job
@@ -123,8 +124,10 @@ class Intake:
         """The capabilities that the job is routed by; those it prefers count while somebody has them."""
         declaration = self._catalog.declaration_of(spec)
         needs = job_needs(self._catalog.needs_of(declaration, spec), spec)
-        wanted = needs | declaration.prefers
-        return wanted if wanted != needs and await self._fleet.has(spec.pool, wanted) else needs
+        if declaration.prefers <= needs:
+            return needs
+        demand = preferred(Demand.of(spec, needs), declaration.prefers, await self._fleet.workers())
+        return demand.needs
 
     async def _hindrance(self, job_id: str, spec: JobSpec) -> str | None:
         """Why the job may not go to its lane yet, in words; the duties admit it when it may.

@@ -8,6 +8,7 @@ import typer
 
 from h2kbus import __version__
 from h2kbus.cli import dead, fleet, inspection, jobs, machine, processes, submit
+from h2kbus.cli import explain as explanation
 from h2kbus.cli.exits import Exit, exit_code, explain
 from h2kbus.cli.invocation import Invocation, hoist
 from h2kbus.errors import H2KBusError
@@ -67,7 +68,7 @@ def shared(
     context.obj = Invocation(flags, json)
 
 
-for module in (submit, inspection, jobs, dead, fleet, processes, machine):
+for module in (submit, inspection, jobs, explanation, dead, fleet, processes, machine):
     module.register(app)
 
 

@@ -92,7 +92,7 @@ def submit(
     if bool(files) == bool(operation):
         raise SettingsError("give either files or --operation with --image and --output-dir")
     if files:
-        specs = _from_files(files, output_dir)
+        specs = specs_of(files, output_dir)
     else:
         described = _described(operation, image, output_dir, settings, image_format, checksum)
         described["execution_policy"] = read_policy(policy, priority)
@@ -223,7 +223,8 @@ def verdict_exit(record: JobRecord) -> Exit | None:
     return Exit.USAGE if refusal(Entry(record, 0)) else None
 
 
-def _from_files(files: Sequence[str], output_dir: Path | None) -> Iterator[JobSpec]:
+def specs_of(files: Sequence[str], output_dir: Path | None = None) -> Iterator[JobSpec]:
+    """The jobs in files, in order; - is stdin. Raises InvalidMessage with the field's path."""
     defaults = Defaults(requested_by=_user(), output_dir=str(output_dir.absolute()) if output_dir else None)
     for name in files:
         source: Any = sys.stdin.buffer if name == "-" else Path(name)
