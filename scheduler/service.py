@@ -20,6 +20,7 @@ from h2kbus.slots import Slot, Slots
 from h2kbus.store import JobStore
 from scheduler.dispatch import Dispatch
 from scheduler.duties import Duties
+from scheduler.fleet import FleetView
 from scheduler.intake import Intake
 from scheduler.lanes import LaneRegistry
 from scheduler.locks import ImageLocks
@@ -47,8 +48,9 @@ class Scheduler:
         dispatch = Dispatch(connection, topology, store, name)
         locks = ImageLocks(connection, topology, store, catalog)
         self._lanes = LaneRegistry(connection, topology)
-        self._intake = Intake(dispatch, self._lanes, locks, catalog)
-        self._duties = Duties(dispatch, locks)
+        fleet = FleetView(connection, topology)
+        self._intake = Intake(dispatch, self._lanes, locks, fleet, catalog)
+        self._duties = Duties(dispatch, locks, fleet)
         self._mending = Mending(connection, topology, self._lanes)
         self._slots = Slots(CONCURRENCY)
         self._crew = Crew(CONCURRENCY, self._handle)

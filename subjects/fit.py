@@ -3,7 +3,7 @@
 Nothing here does input or output.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -14,6 +14,8 @@ from subjects.record import JobRecord
 from subjects.spec import JobSpec
 
 _TERABYTE: Final = 10**12
+NOBODY: Final = "no live worker"
+"""How the words begin for a job that no worker can run."""
 
 
 class Demand(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +54,25 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
 
 def lacks(worker: WorkerCapabilities, demand: Demand) -> tuple[str, ...]:
     """Why the worker cannot run the job, in words; empty when it can."""
-    return tuple(words for check in _CHECKS for words in check(worker, demand))
+    found = (aspect.lacks(worker, demand) for aspect in _ASPECTS)
+    return tuple(words for words in found if words is not None)
+
+
+def unserved(demand: Demand, workers: Iterable[WorkerCapabilities]) -> str | None:
+    """Why no worker can run the job, in words; None when one can.
+
+    The words depend on the demand only, and on how much of it somebody meets.
+    """
+    able = list(workers)
+    if not able:
+        return NOBODY
+    wanted: list[str] = []
+    for aspect in _ASPECTS:
+        wanted += aspect.wants(demand)
+        able = [each for each in able if aspect.lacks(each, demand) is None]
+        if not able:
+            return f"{NOBODY} {', '.join(wanted)}"
+    return None
 
 
 def preferred(demand: Demand, wanted: frozenset[str], workers: Iterable[WorkerCapabilities]) -> Demand:
@@ -61,44 +81,73 @@ def preferred(demand: Demand, wanted: frozenset[str], workers: Iterable[WorkerCa
     return better if any(not lacks(each, better) for each in workers) else demand
 
 
-def _pool(worker: WorkerCapabilities, demand: Demand) -> Iterator[str]:
-    if worker.pool != demand.pool:
-        yield f"is in the pool {worker.pool}, not in {demand.pool}"
+class _Aspect(msgspec.Struct, frozen=True):
+    """One thing to look at: what a worker lacks of it, and what the job wants, each in words."""
+
+    lacks: Callable[[WorkerCapabilities, Demand], str | None]
+    wants: Callable[[Demand], Iterable[str]]
 
 
-def _tokens(worker: WorkerCapabilities, demand: Demand) -> Iterator[str]:
+def _lacks_pool(worker: WorkerCapabilities, demand: Demand) -> str | None:
+    return None if worker.pool == demand.pool else f"is in the pool {worker.pool}, not in {demand.pool}"
+
+
+def _lacks_tokens(worker: WorkerCapabilities, demand: Demand) -> str | None:
     missing = sorted(token for token in demand.needs if not worker.capabilities.get(token, False))
-    if missing:
-        yield f"lacks {', '.join(missing)}"
+    return f"lacks {', '.join(missing)}" if missing else None
 
 
-def _memory(worker: WorkerCapabilities, demand: Demand) -> Iterator[str]:
-    if demand.memory_gb is not None and worker.memory_gb < demand.memory_gb:
-        yield f"has {worker.memory_gb:g} GB of memory, not {demand.memory_gb:g}"
+def _lacks_memory(worker: WorkerCapabilities, demand: Demand) -> str | None:
+    if demand.memory_gb is None or worker.memory_gb >= demand.memory_gb:
+        return None
+    return f"has {worker.memory_gb:g} GB of memory, not {demand.memory_gb:g}"
 
 
-def _disk_space(worker: WorkerCapabilities, demand: Demand) -> Iterator[str]:
-    if demand.disk_space_gb is not None and worker.disk_space_gb < demand.disk_space_gb:
-        yield f"has {worker.disk_space_gb:g} GB of disk space, not {demand.disk_space_gb:g}"
+def _lacks_disk_space(worker: WorkerCapabilities, demand: Demand) -> str | None:
+    if demand.disk_space_gb is None or worker.disk_space_gb >= demand.disk_space_gb:
+        return None
+    return f"has {worker.disk_space_gb:g} GB of disk space, not {demand.disk_space_gb:g}"
 
 
-def _disk_size(worker: WorkerCapabilities, demand: Demand) -> Iterator[str]:
+def _lacks_disk_size(worker: WorkerCapabilities, demand: Demand) -> str | None:
     size = (demand.image_bytes or 0) / _TERABYTE
-    if worker.max_disk_size_tb and size > worker.max_disk_size_tb:
-        yield f"takes disks of {worker.max_disk_size_tb:g} TB at most, not of {size:g}"
+    if not worker.max_disk_size_tb or size <= worker.max_disk_size_tb:
+        return None
+    return f"takes disks of {worker.max_disk_size_tb:g} TB at most, not of {size:g}"
 
 
-def _drain(worker: WorkerCapabilities, demand: Demand) -> Iterator[str]:
+def _lacks_readiness(worker: WorkerCapabilities, demand: Demand) -> str | None:
     del demand
     if worker.draining:
-        yield "is draining"
+        return "is draining"
+    return "is cordoned" if worker.cordoned else None
 
 
-_CHECKS: Final[Sequence[Callable[[WorkerCapabilities, Demand], Iterator[str]]]] = (
-    _pool,
-    _tokens,
-    _memory,
-    _disk_space,
-    _disk_size,
-    _drain,
+def _wants_tokens(demand: Demand) -> Iterator[str]:
+    if demand.needs:
+        yield f"has {' and '.join(sorted(demand.needs))}"
+
+
+def _wants_memory(demand: Demand) -> Iterator[str]:
+    if demand.memory_gb is not None:
+        yield f"has {demand.memory_gb:g} GB of memory"
+
+
+def _wants_disk_space(demand: Demand) -> Iterator[str]:
+    if demand.disk_space_gb is not None:
+        yield f"has {demand.disk_space_gb:g} GB of disk space"
+
+
+def _wants_disk_size(demand: Demand) -> Iterator[str]:
+    if demand.image_bytes is not None:
+        yield f"takes a disk of {demand.image_bytes / _TERABYTE:g} TB"
+
+
+_ASPECTS: Final = (
+    _Aspect(_lacks_pool, lambda demand: [f"is in the pool {demand.pool}"]),
+    _Aspect(_lacks_tokens, _wants_tokens),
+    _Aspect(_lacks_memory, _wants_memory),
+    _Aspect(_lacks_disk_space, _wants_disk_space),
+    _Aspect(_lacks_disk_size, _wants_disk_size),
+    _Aspect(_lacks_readiness, lambda _: ["takes new jobs"]),
 )

@@ -84,9 +84,6 @@ class JobGlimpse(msgspec.Struct, frozen=True):
 
     job_id: JobId
     state: State
-    pool: PoolName = DEFAULT_POOL
-    lane: str = "any"
-    priority: Priority = 5
     lease: Lease | None = None
     deadline_exceeded: bool = False
     spec: SpecGlimpse | None = None

@@ -94,6 +94,7 @@ class Topology:
         self.workers_bucket = f"{lower}_workers"
         self.lanes_bucket = f"{lower}_lanes"
         self.locks_bucket = f"{lower}_locks"
+        self.settings_bucket = f"{lower}_settings"
         self.artifacts_store = f"{lower}_artifacts"
         self.scheduler_consumer = "scheduler"
 
@@ -115,6 +116,7 @@ class Topology:
             self._bucket(self.workers_bucket, "Heartbeats", max_age=int(WORKER_TTL_SECONDS * SECOND)),
             self._bucket(self.lanes_bucket, "Lanes that have a consumer"),
             self._bucket(self.locks_bucket, "Images that a job is going to write", max_age=kept),
+            self._bucket(self.settings_bucket, "What operators have set"),
             self._artifacts(),
         )
 
@@ -148,6 +150,9 @@ class Topology:
 
     def lock_subject(self, key: str) -> str:
         return f"$KV.{self.locks_bucket}.{key}"
+
+    def order_subject(self, worker_id: str) -> str:
+        return f"$KV.{self.settings_bucket}.worker.{worker_id}"
 
     def lane_subject(self, pool: str, lane: str, priority: int) -> str:
         """Key-value clients refuse `+` in a key: there a lane's tokens are joined with `_` instead."""

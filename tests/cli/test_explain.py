@@ -29,7 +29,7 @@ def explained(local: Program, target: object) -> dict[str, Any]:
 
 def test_job_in_a_file_is_explained_before_it_is_handed_in(local: Program, tmp_path: Path) -> None:
     found = explained(local, job(tmp_path))
-    assert (found["lane"], found["priority"]) == ("op-rehearse+qemu-img", 5)
+    assert (found["lane"], found["priority"]) == ("op-rehearse", 5)
     assert [each["lacks"] for each in found["candidates"]] == [[]]
     assert "state" not in found
 
@@ -47,7 +47,7 @@ def test_job_that_waits_is_explained_by_its_id(local: Program, tmp_path: Path) -
     done = local("explain", job_id)
     assert done.stdout.splitlines()[:2] == [
         f"{job_id}: no live worker can run it",
-        "lane:  nowhere/op-rehearse+qemu-img/5",
+        "lane:  nowhere/op-rehearse/5",
     ]
     assert "is in the pool default, not in nowhere" in done.stdout
     local("cancel", job_id)

@@ -14,6 +14,7 @@ from h2kbus.provision import provision
 from h2kbus.pull import Delivery, PullInbox, PullRequest
 from h2kbus.store import JobStore
 from scheduler.dispatch import Dispatch
+from scheduler.fleet import FleetView
 from scheduler.intake import Intake
 from scheduler.lanes import LaneRegistry
 from scheduler.locks import ImageLocks
@@ -39,6 +40,7 @@ async def redelivered(connection: Connection, topology: Topology) -> AsyncIterat
         Dispatch(connection, topology, store, "scheduler-1"),
         LaneRegistry(connection, topology),
         ImageLocks(connection, topology, store, catalog),
+        FleetView(connection, topology),
         catalog,
     )
     deliveries: list[Delivery] = []
