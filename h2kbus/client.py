@@ -30,17 +30,19 @@ from h2kbus.errors import (
 )
 from h2kbus.fleet import LaneLoad, give_order, read_lanes, read_loads, read_workers
 from h2kbus.ids import new_job_id
+from h2kbus.limits import LimitUse, read_limits, set_ceiling
 from h2kbus.settings import ConnectionSettings
 from h2kbus.store import Entry, JobStore
 from h2kbus.watch import RESYNC_SECONDS, EventFeed, next_within
-from subjects.codec import encode
+from subjects.codec import convert, encode
 from subjects.commands import CancelCommand, RetryCommand, Verb
 from subjects.events import ProgressEvent, milestone
 from subjects.fleet import LaneAnnouncement, WorkerCapabilities, WorkerOrder
 from subjects.grammar import Grammar
 from subjects.lifecycle import same_job
+from subjects.limits import Ceiling
 from subjects.record import JobRecord
-from subjects.spec import MAX_SPEC_BYTES, JobSpec
+from subjects.spec import MAX_SPEC_BYTES, JobSpec, LimitLabel, Places
 from subjects.states import State
 from subjects.topology import Topology
 
@@ -237,6 +239,22 @@ class Bus:
     async def lane_loads(self) -> list[LaneLoad]:
         """How many jobs wait and run in each lane, and how many workers wait for its next one."""
         return await read_loads(self.connection, self.topology)
+
+    async def limits(self) -> list[LimitUse]:
+        """Every limit that has a ceiling or a job, and the jobs that have its places."""
+        return await read_limits(self.connection, self.topology)
+
+    async def set_ceiling(self, label: str, at_most: int | None) -> None:
+        """Let at most so many jobs with the label run at once, whatever they ask for; None lifts that.
+
+        Those that have a place already keep it. Raises InvalidMessage for a bad label or number.
+        """
+        convert(LimitLabel, label)
+        ceiling = None
+        if at_most is not None:
+            number = convert(Places, at_most)
+            ceiling = Ceiling(at_most=number, by=self.submitter, at=dt.datetime.now(dt.UTC))
+        await set_ceiling(self.connection, self.topology, label, ceiling)
 
     async def order(
         self, worker_id: str, order: Literal["cordon", "drain", "uncordon"], reason: str = ""

@@ -15,10 +15,10 @@ import anyio
 
 from h2kbus.errors import BusError, ErrorCode, InvalidMessage, RevisionConflict
 from h2kbus.store import Entry
+from scheduler.admission import Admission
 from scheduler.dispatch import Dispatch
 from scheduler.fleet import FleetView
 from scheduler.live import LiveJob, LiveJobs
-from scheduler.locks import ImageLocks
 from scheduler.sweep import Sweep
 from subjects.fit import Demand
 from subjects.lease import Lease
@@ -34,7 +34,7 @@ LONGEST_PAUSE_SECONDS: Final = 2.0
 TOGETHER: Final = 32
 """How many jobs are seen to at once."""
 LOOKED_UP: Final = 500
-"""How many of the jobs that have ended a round looks up in their events."""
+"""How many admissions a round tries, and how many of the jobs that have ended it looks up in their events."""
 
 
 class Duty(enum.Enum):
@@ -71,10 +71,10 @@ def _duty_about_holder(job: LiveJob, lease: Lease, now: float) -> Duty | None:
 class Duties:
     """The periodic duties of one scheduler."""
 
-    def __init__(self, dispatch: Dispatch, locks: ImageLocks, fleet: FleetView) -> None:
+    def __init__(self, dispatch: Dispatch, admission: Admission, fleet: FleetView) -> None:
         self._dispatch = dispatch
         self._store = dispatch.store
-        self._locks = locks
+        self._admission = admission
         self._name = dispatch.name
         self._lease_seconds = dispatch.topology.lease_seconds
         self._fleet = fleet
@@ -110,11 +110,18 @@ class Duties:
             duty = duty_of(job, now=now, clock=clock)
             if duty is not None:
                 due[duty].append(job)
+        due[Duty.ADMIT] = self._next_to_admit(due[Duty.ADMIT])
+        await self._admission.give_back_of(self._live.just_ended())
         for duty, jobs in due.items():
             await self._see_to(duty, jobs)
         await self._sweep.run_once(now, clock, after=self._lease_seconds)
         await self._tell_ends(now)
-        await self._locks.sweep(clock)
+        await self._admission.sweep(clock)
+
+    def _next_to_admit(self, waiting: list[LiveJob]) -> list[LiveJob]:
+        """Those with a chance, the urgent ones first; those that wait for an image take turns."""
+        hopeful = [job for job in waiting if not self._admission.is_hopeless(job.glimpse)]
+        return sorted(hopeful, key=lambda job: (job.tried, job.glimpse.policy.priority))[:LOOKED_UP]
 
     async def _tell_ends(self, now: float) -> None:
         """Tell of ends whose writer died before it could, if no message brought another worker to do so."""
@@ -149,14 +156,18 @@ class Duties:
         return entry
 
     async def _admit(self, job: LiveJob) -> None:
-        """Nothing but its images' locks holds the job up any more."""
+        """Nothing but what it must have first holds the job up any more."""
+        if self._admission.is_hopeless(job.glimpse):
+            return
         entry = await self._current(job)
         if entry is None:
             return
-        waits = await self._locks.take(entry.record.job_id, entry.record.spec)
+        demand = Demand.of_record(entry.record)
+        waits = await self._admission.take(entry.record.job_id, entry.record.spec, demand)
+        job.tried = time.monotonic() if waits else 0.0
         now = dt.datetime.now(dt.UTC)
         if waits is None:
-            unserved = await self._fleet.unserved(Demand.of_record(entry.record))
+            unserved = await self._fleet.unserved(demand)
             admitted = queued(entry.record, now=now, by=self._name, unserved=unserved)
             await self._dispatch.deliver(await self._store.swap(admitted, entry.revision))
         elif waits != entry.record.pending_reason or job.is_older(REFRESH_SECONDS, self._clock):

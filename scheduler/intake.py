@@ -19,10 +19,10 @@ from h2kbus.errors import (
 from h2kbus.journal import bury
 from h2kbus.pull import Delivery
 from h2kbus.store import Entry
+from scheduler.admission import Admission
 from scheduler.dispatch import Dispatch
 from scheduler.fleet import FleetView
 from scheduler.lanes import LaneRegistry
-from scheduler.locks import ImageLocks
 from subjects.catalog import OperationCatalog
 from subjects.codec import convert, decode
 from subjects.commands import CancelCommand, RetryCommand, Verb
@@ -46,7 +46,7 @@ class Intake:
         self,
         dispatch: Dispatch,
         lanes: LaneRegistry,
-        locks: ImageLocks,
+        admission: Admission,
         fleet: FleetView,
         catalog: OperationCatalog,
     ) -> None:
@@ -55,7 +55,7 @@ class Intake:
         self._topology = dispatch.topology
         self._store = dispatch.store
         self._lanes = lanes
-        self._locks = locks
+        self._admission = admission
         self._catalog = catalog
         self._fleet = fleet
         self._name = dispatch.name
@@ -107,7 +107,7 @@ class Intake:
                 now=dt.datetime.now(dt.UTC),
                 by=self._name,
                 parent=parent,
-                waits=await self._hindrance(command.job_id, spec),
+                waits=await self._hindrance(command.job_id, spec, demand),
             )
             if record.state is State.QUEUED:
                 unserved = await self._fleet.unserved(demand)
@@ -136,7 +136,7 @@ class Intake:
             return demand
         return await self._fleet.preferred(demand, declaration.prefers)
 
-    async def _hindrance(self, job_id: str, spec: JobSpec) -> str | None:
+    async def _hindrance(self, job_id: str, spec: JobSpec, demand: Demand) -> str | None:
         """Why the job may not go to its lane yet, in words; the duties admit it when it may.
 
         What has to do with points in time is left to them: they know the server's clock.
@@ -146,7 +146,7 @@ class Intake:
             return f"does not start before {policy.not_before.isoformat()}"
         if policy.deadline is not None:
             return "its deadline is held against the server's clock"
-        return await self._locks.take(job_id, spec)
+        return await self._admission.take(job_id, spec, demand)
 
     async def _create(self, record: JobRecord) -> Entry:
         """Create the record, or read the one that is there already."""

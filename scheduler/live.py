@@ -25,15 +25,16 @@ REMEMBERED_ENDS: Final = 2000
 class LiveJob:
     """One job that has not ended. Times are this process's monotonic seconds.
 
-    `since` is when its record was first seen as it is, `held_since` when its lease's token was.
-    `written` is the server's own time of the record.
+    `since` is when its record was first seen as it is, `held_since` when its lease's token was, and
+    `tried` when its admission was tried last. `written` is the server's own time of the record.
     """
 
-    __slots__ = ("glimpse", "held_since", "revision", "since", "written")
+    __slots__ = ("glimpse", "held_since", "revision", "since", "tried", "written")
 
     def __init__(self, change: Change, now: float) -> None:
         self.glimpse, self.revision, self.written = change.glimpse, change.revision, change.written
         self.since = self.held_since = now
+        self.tried = 0.0
 
     def renew(self, change: Change, now: float) -> None:
         """The record has changed."""
@@ -59,6 +60,7 @@ class LiveJobs:
         self._store = store
         self._jobs: dict[str, LiveJob] = {}
         self._ended: deque[tuple[str, float]] = deque(maxlen=REMEMBERED_ENDS)
+        self._just_ended: deque[str] = deque(maxlen=REMEMBERED_ENDS)
         self._after = 0
 
     def __iter__(self) -> Iterator[LiveJob]:
@@ -90,6 +92,12 @@ class LiveJobs:
             found.append(self._ended.popleft()[0])
         return found
 
+    def just_ended(self) -> list[str]:
+        """Jobs that were seen to have ended since this was asked last."""
+        found = list(self._just_ended)
+        self._just_ended.clear()
+        return found
+
     def forget(self, job: LiveJob) -> None:
         """The job is not as it was thought to be; should it live, its next change brings it back."""
         self._jobs.pop(job.glimpse.job_id, None)
@@ -100,6 +108,7 @@ class LiveJobs:
         if change.glimpse.state.terminal:
             self._jobs.pop(job_id, None)
             self._ended.append((job_id, now))
+            self._just_ended.append(job_id)
             return
         if change.glimpse.state in (State.QUEUED, State.RETRYING):
             self.waiting.add(change.revision, now)

@@ -115,7 +115,7 @@ class Topology:
             self._bucket(self.jobs_bucket, "The state of every job", max_age=kept, deny_purge=True),
             self._bucket(self.workers_bucket, "Heartbeats", max_age=int(WORKER_TTL_SECONDS * SECOND)),
             self._bucket(self.lanes_bucket, "Lanes that have a consumer"),
-            self._bucket(self.locks_bucket, "Images that a job is going to write", max_age=kept),
+            self._bucket(self.locks_bucket, "Images and places that jobs have", max_age=kept),
             self._bucket(self.settings_bucket, "What operators have set"),
             self._artifacts(),
         )
@@ -150,6 +150,12 @@ class Topology:
 
     def lock_subject(self, key: str) -> str:
         return f"$KV.{self.locks_bucket}.{key}"
+
+    def place_subject(self, label_key: str, number: int | str) -> str:
+        return f"$KV.{self.locks_bucket}.place.{label_key}.{number}"
+
+    def ceiling_subject(self, label: str) -> str:
+        return f"$KV.{self.settings_bucket}.limit.{label}"
 
     def order_subject(self, worker_id: str) -> str:
         return f"$KV.{self.settings_bucket}.worker.{worker_id}"

@@ -1,7 +1,6 @@
 """A job that waits in its lane says why, is found again when it vanished, and does not expire."""
 
 import datetime as dt
-from typing import Any
 
 import anyio
 import msgspec
@@ -14,25 +13,16 @@ from scheduler.dispatch import Dispatch
 from scheduler.fleet import FleetView
 from scheduler.sweep import Sweep
 from scheduler.waiting import Waiting
-from subjects.codec import encode
-from subjects.operations import plugin_token
 from subjects.record import JobRecord
 from subjects.spec import CapabilityRequirements
 from subjects.states import State
 from subjects.topology import Topology
-from tests.conftest import Fleet, rehearsal, worker_profile
-from tests.scheduler.conftest import accepted
+from tests.conftest import Fleet, rehearsal
+from tests.scheduler.conftest import TOKEN, accepted, lives
 
 pytestmark = pytest.mark.anyio
 
 HUGE = CapabilityRequirements(min_memory_gb=64)
-TOKEN = plugin_token("rehearse")
-
-
-async def lives(bus: Bus, worker_id: str, **profile: Any) -> None:
-    """A heartbeat of a worker that takes nothing."""
-    worker = worker_profile(worker_id, tokens=(TOKEN,), **profile)
-    await bus.connection.publish(bus.topology.worker_subject(worker_id), encode(worker))
 
 
 async def swept(
