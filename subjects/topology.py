@@ -19,6 +19,8 @@ COMMAND_WAIT_SECONDS: Final = 10.0
 """A command that its scheduler does not answer for, because it died, goes to another one after this long."""
 
 HEARTBEAT_SECONDS: Final = 10.0
+REPROBE_SECONDS: Final = 300.0
+"""How often a running worker looks again at what its machine can do."""
 WORKER_TTL_SECONDS: Final = 35.0
 """A worker's entry expires when three heartbeats are missing."""
 RECORD_AGE_SECONDS: Final = 30 * 86_400

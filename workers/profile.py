@@ -2,17 +2,14 @@
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final
 
 import anyio
 
 from h2kbus.errors import H2KBusError
 from subjects.fleet import WorkerCapabilities
+from subjects.topology import REPROBE_SECONDS
 
 log = logging.getLogger("h2kbus.worker")
-
-PROBE_SECONDS: Final = 300.0
-"""How often a running worker looks again at what its machine can do."""
 
 Detect = Callable[[], Awaitable[WorkerCapabilities]]
 
@@ -25,7 +22,7 @@ class Profile:
         found: WorkerCapabilities,
         detect: Detect | None,
         on_change: Callable[[], None],
-        seconds: float = PROBE_SECONDS,
+        seconds: float = REPROBE_SECONDS,
     ) -> None:
         self.found = found
         self._detect = detect

@@ -19,7 +19,7 @@ from subjects.catalog import OperationCatalog
 from subjects.codec import encode
 from subjects.events import milestone
 from subjects.fleet import WorkerCapabilities, WorkerOrder
-from subjects.topology import Topology
+from subjects.topology import REPROBE_SECONDS, Topology
 from workers.artifacts import upload_log
 from workers.claim import Claims
 from workers.complete import Settlement
@@ -27,7 +27,7 @@ from workers.execute import execute
 from workers.lanes import LaneWatch
 from workers.lease import HeldLease, LeaseKeeper
 from workers.orders import Orders
-from workers.profile import PROBE_SECONDS, Detect, Profile
+from workers.profile import Detect, Profile
 from workers.pull import LanePuller
 from workers.registry import Registry
 
@@ -51,12 +51,12 @@ class Worker:
         catalog: OperationCatalog,
         found: WorkerCapabilities,
         detect: Detect | None = None,
-        probe_seconds: float = PROBE_SECONDS,
+        reprobe_seconds: float = REPROBE_SECONDS,
     ) -> None:
         self._connection = connection
         self._topology = topology
         self._catalog = catalog
-        self._profile = Profile(found, detect, self._on_capabilities, probe_seconds)
+        self._profile = Profile(found, detect, self._on_capabilities, reprobe_seconds)
         self._worker_id = found.worker_id
         self._slots = Slots(found.max_concurrent_jobs)
         # A job whose end is being told has given back its slot already.

@@ -155,20 +155,26 @@ def new_worker_id() -> str:
     return f"{host[:100]}-{secrets.token_hex(3)}"
 
 
-def read_switches(texts: list[str]) -> dict[str, bool]:
-    """`token=off` and `token=on`, as `--capability` takes them. Raises SettingsError."""
-    words = {"on": True, "off": False}
-    found = {}
+def read_switches(texts: list[str], switched_off: list[str]) -> dict[str, bool]:
+    """`token`, `token=on` and `token=off`, as `--capability` takes them. Raises SettingsError."""
+    words = {"": True, "on": True, "off": False}
+    found = dict.fromkeys(switched_off, False)
     for text in texts:
         token, _, word = text.partition("=")
         if word not in words:
             raise SettingsError(f"--capability {text!r}: write it as token=on or token=off")
+        if found.get(token, words[word]) != words[word]:
+            raise SettingsError(f"capability {token} is both on and off")
         found[token] = words[word]
     return found
 
 
 Capabilities = Annotated[
-    list[str], typer.Option("--capability", metavar="TOKEN=on|off", help="Switch one off, or insist on it.")
+    list[str],
+    typer.Option("--capability", metavar="TOKEN[=on|off]", help="Insist on one, or switch it off."),
+]
+NoCapabilities = Annotated[
+    list[str], typer.Option("--no-capability", metavar="TOKEN", help="Switch one off: it is not probed.")
 ]
 
 
