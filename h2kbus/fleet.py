@@ -16,15 +16,12 @@ from subjects.topology import Topology
 _DELETED: Final = {"KV-Operation": "DEL"}
 
 
-class LaneLoad(msgspec.Struct, frozen=True, kw_only=True):
+class LaneLoad(LaneAnnouncement, frozen=True, kw_only=True):
     """How full a lane is: jobs that wait and that workers hold, and workers that wait for its next job.
 
     `oldest_seconds` is the age of its oldest message by the server's clock, that of a running job included.
     """
 
-    pool: str
-    lane: str
-    priority: int
     waiting: int
     running: int
     parked: int
@@ -84,6 +81,7 @@ def _load(lane: LaneAnnouncement, state: _ConsumerState, oldest: Stored | None) 
         pool=lane.pool,
         lane=lane.lane,
         priority=lane.priority,
+        consumer=lane.consumer,
         waiting=state.num_pending,
         running=state.num_ack_pending,
         parked=state.num_waiting,
