@@ -10,7 +10,7 @@ async with h2kbus.connect("nats://127.0.0.1:4222") as bus:
 import contextlib
 import datetime as dt
 from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import Final
+from typing import Final, Literal
 
 import anyio
 import msgspec
@@ -26,19 +26,23 @@ from h2kbus.errors import (
     NotProvisioned,
     OperationFailed,
     SubjectTaken,
+    WorkerNotFound,
 )
+from h2kbus.fleet import LaneLoad, give_order, read_lanes, read_loads, read_workers
 from h2kbus.ids import new_job_id
+from h2kbus.limits import LimitUse, read_limits, set_ceiling
 from h2kbus.settings import ConnectionSettings
 from h2kbus.store import Entry, JobStore
 from h2kbus.watch import RESYNC_SECONDS, EventFeed, next_within
-from subjects.codec import decode, encode
+from subjects.codec import convert, encode
 from subjects.commands import CancelCommand, RetryCommand, Verb
 from subjects.events import ProgressEvent, milestone
-from subjects.fleet import LaneAnnouncement, WorkerCapabilities
+from subjects.fleet import LaneAnnouncement, WorkerCapabilities, WorkerOrder
 from subjects.grammar import Grammar
 from subjects.lifecycle import same_job
+from subjects.limits import Ceiling
 from subjects.record import JobRecord
-from subjects.spec import MAX_SPEC_BYTES, JobSpec
+from subjects.spec import MAX_SPEC_BYTES, JobSpec, LimitLabel, Places
 from subjects.states import State
 from subjects.topology import Topology
 
@@ -232,6 +236,42 @@ class Bus:
         """Every lane that has a consumer."""
         return await read_lanes(self.connection, self.topology)
 
+    async def lane_loads(self) -> list[LaneLoad]:
+        """How many jobs wait and run in each lane, and how many workers wait for its next one."""
+        return await read_loads(self.connection, self.topology)
+
+    async def limits(self) -> list[LimitUse]:
+        """Every limit that has a ceiling or a job, and the jobs that have its places."""
+        return await read_limits(self.connection, self.topology)
+
+    async def set_ceiling(self, label: str, at_most: int | None) -> None:
+        """Let at most so many jobs with the label run at once, whatever they ask for; None lifts that.
+
+        Those that have a place already keep it. Raises InvalidMessage for a bad label or number.
+        """
+        convert(LimitLabel, label)
+        ceiling = None
+        if at_most is not None:
+            number = convert(Places, at_most)
+            ceiling = Ceiling(at_most=number, by=self.submitter, at=dt.datetime.now(dt.UTC))
+        await set_ceiling(self.connection, self.topology, label, ceiling)
+
+    async def order(
+        self, worker_id: str, order: Literal["cordon", "drain", "uncordon"], reason: str = ""
+    ) -> None:
+        """Tell a worker to take no new jobs, to end when its jobs have ended, or to go on taking jobs.
+
+        Cordoning outlasts a restart of the worker under its name. Raises WorkerNotFound for an order to a
+        worker that does not live.
+        """
+        given = None
+        if order != "uncordon":
+            if all(each.worker_id != worker_id for each in await self.workers()):
+                raise WorkerNotFound(f"no live worker {worker_id}")
+            now = dt.datetime.now(dt.UTC)
+            given = WorkerOrder(order=order, by=self.submitter, at=now, reason=reason)
+        await give_order(self.connection, self.topology, worker_id, given)
+
     def _command(self, spec: JobSpec) -> tuple[str, str, bytes]:
         """The id, subject and body of a submission. Raises InvalidMessage."""
         job_id = spec.job_id or new_job_id()
@@ -264,25 +304,6 @@ def _same_or_duplicate(entry: Entry, spec: JobSpec | None) -> Entry | DuplicateJ
     if spec is None or entry.record.spec is None or same_job(entry.record, spec):
         return entry
     return DuplicateJob(f"another job has the id {entry.record.job_id}")
-
-
-async def read_workers(connection: Connection, topology: Topology) -> list[WorkerCapabilities]:
-    """The workers bucket, by the workers' ids: those whose heartbeats have not stopped."""
-    stream = topology.bucket_stream(topology.workers_bucket)
-    found = [stored async for stored in connection.read(stream, topology.worker_subject("*"))]
-    live = [decode(WorkerCapabilities, stored.data) for stored in found if stored.data]
-    return sorted(live, key=lambda worker: worker.worker_id)
-
-
-async def read_lanes(connection: Connection, topology: Topology) -> list[LaneAnnouncement]:
-    """The lanes bucket, most urgent lanes first. What is no announcement is left out."""
-    stream = topology.bucket_stream(topology.lanes_bucket)
-    found = []
-    async for stored in connection.read(stream, f"$KV.{topology.lanes_bucket}.>"):
-        with contextlib.suppress(InvalidMessage):
-            if stored.data:
-                found.append(decode(LaneAnnouncement, stored.data))
-    return sorted(found, key=lambda lane: (lane.priority, lane.pool, lane.lane))
 
 
 @contextlib.asynccontextmanager

@@ -123,12 +123,26 @@ class Connection:
 
     async def get_last_together(self, stream: str, subjects: Sequence[str]) -> list[Stored | None]:
         """Like `get_last` for several subjects in one round trip."""
+        return await self._get_together(stream, [(f".{each}", b"") for each in subjects])
+
+    async def get_first_together(self, stream: str, filters: Sequence[str]) -> list[Stored | None]:
+        """The oldest message under each subject filter, in one round trip; None where there is none."""
+        queries = [msgspec.json.encode({"seq": 1, "next_by_subj": each}) for each in filters]
+        return await self._get_together(stream, [("", query) for query in queries])
+
+    async def get_revisions_together(self, stream: str, sequences: Sequence[int]) -> list[Stored | None]:
+        """The messages that were stored under these sequences, at once; None for one that is gone."""
+        queries = [msgspec.json.encode({"seq": each}) for each in sequences]
+        return await self._get_together(stream, [("", query) for query in queries])
+
+    async def _get_together(self, stream: str, queries: Sequence[tuple[str, bytes]]) -> list[Stored | None]:
         if not self.nats.is_connected:
             await self._reconnected(DEADLINE_SECONDS)
+        name = f"$JS.API.DIRECT.GET.{stream}"
         with mapped_errors:
             answers = [
-                await self.inbox.begin(f"$JS.API.DIRECT.GET.{stream}.{each}", b"", timeout=DEADLINE_SECONDS)
-                for each in subjects
+                await self.inbox.begin(f"{name}{ending}", body, timeout=DEADLINE_SECONDS)
+                for ending, body in queries
             ]
         return [found_in(stream, raised(await settled(answer))) for answer in answers]
 

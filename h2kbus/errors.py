@@ -19,6 +19,7 @@
     ├── JobNotFound             no record under this id
     ├── DuplicateJob            the id is taken by another job
     ├── JobFinished             the job has ended, so it cannot be cancelled
+    ├── WorkerNotFound          no worker lives under this id
     ├── OperationFailed         an attempt ended without success; carries the code of the result
     └── AttemptStopped          an attempt was stopped from outside: cancelled, timed out, lease lost
 
@@ -63,6 +64,7 @@ __all__ = [
     "ServerUnfit",
     "SettingsError",
     "SubjectTaken",
+    "WorkerNotFound",
 ]
 
 
@@ -154,6 +156,12 @@ class JobFinished(H2KBusError):
     """The job is in a terminal state."""
 
     code = ErrorCode.JOB_FINISHED
+
+
+class WorkerNotFound(H2KBusError):
+    """No worker lives under this id."""
+
+    code = ErrorCode.WORKER_NOT_FOUND
 
 
 class OperationFailed(H2KBusError):

@@ -21,10 +21,18 @@ READ_WINDOW: Final = 512
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A record and the revision at which it was read or written."""
+    """A record and the revision at which it was read or written.
+
+    `written` is the server's time of that (RFC 3339), for one that was read.
+    """
 
     record: JobRecord
     revision: int
+    written: str = ""
+
+    def is_older(self, seconds: float, clock: dt.datetime) -> bool:
+        """Whether it was read and had been written longer ago than that, by the server's clock alone."""
+        return bool(self.written) and is_older(self.written, seconds, clock)
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -64,6 +72,15 @@ class JobStore:
         for start in range(0, len(job_ids), READ_WINDOW):
             subjects = [self._topology.record_subject(each) for each in job_ids[start : start + READ_WINDOW]]
             answers = await self._connection.get_last_together(self._stream, subjects)
+            found += [_entry(stored) if stored is not None and stored.data else None for stored in answers]
+        return found
+
+    async def at_revisions(self, revisions: Sequence[int]) -> list[Entry | None]:
+        """The records that were written at these revisions; None for one that has changed since."""
+        found: list[Entry | None] = []
+        for start in range(0, len(revisions), READ_WINDOW):
+            wanted = revisions[start : start + READ_WINDOW]
+            answers = await self._connection.get_revisions_together(self._stream, wanted)
             found += [_entry(stored) if stored is not None and stored.data else None for stored in answers]
         return found
 
@@ -112,4 +129,9 @@ def _glimpse(stored: Stored) -> JobGlimpse | None:
 
 
 def _entry(stored: Stored) -> Entry:
-    return Entry(decode(JobRecord, stored.data), stored.seq)
+    return Entry(decode(JobRecord, stored.data), stored.seq, stored.time)
+
+
+def is_older(written: str, seconds: float, clock: dt.datetime) -> bool:
+    """Whether a server's time (RFC 3339) is longer ago than that by its own clock."""
+    return clock - msgspec.convert(written, dt.datetime) > dt.timedelta(seconds=seconds)

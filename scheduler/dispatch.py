@@ -17,7 +17,7 @@ from h2kbus.watch import readable
 from subjects.codec import encode
 from subjects.events import milestone
 from subjects.lifecycle import stop_requested, stopped
-from subjects.record import JobGlimpse, JobRecord, LaneMessage
+from subjects.record import JobRecord, LaneMessage
 from subjects.result import JobError
 from subjects.topology import Topology
 
@@ -54,7 +54,7 @@ class Dispatch:
         with contextlib.suppress(SubjectTaken):
             await self.connection.publish(self._lane_subject(entry.record), encode(message))
 
-    async def in_lanes(self, jobs: Sequence[JobGlimpse]) -> list[bool]:
+    async def in_lanes(self, jobs: Sequence[JobRecord]) -> list[bool]:
         """Whether each job's lane holds a message for it, delivered or not."""
         subjects = [self._lane_subject(each) for each in jobs]
         found = await self.connection.get_last_together(self.topology.jobs_stream, subjects)
@@ -87,7 +87,7 @@ class Dispatch:
         body = {"filter": self._lane_subject(record)}
         await self.connection.api(f"STREAM.PURGE.{self.topology.jobs_stream}", body)
 
-    def _lane_subject(self, record: JobRecord | JobGlimpse) -> str:
+    def _lane_subject(self, record: JobRecord) -> str:
         return self.topology.grammar.job(record.pool, record.lane, record.priority, record.job_id)
 
 

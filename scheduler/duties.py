@@ -1,4 +1,4 @@
-"""What a scheduler does by itself: take jobs back from lost workers, keep deadlines, find lost messages.
+"""What a scheduler does by itself: take jobs back from lost workers, keep deadlines, admit what waited.
 
 Any number of schedulers may do so at once: every effect is a compare-and-set, or a publish that a lane
 refuses the second time.
@@ -15,9 +15,12 @@ import anyio
 
 from h2kbus.errors import BusError, ErrorCode, InvalidMessage, RevisionConflict
 from h2kbus.store import Entry
+from scheduler.admission import Admission
 from scheduler.dispatch import Dispatch
+from scheduler.fleet import FleetView
 from scheduler.live import LiveJob, LiveJobs
-from scheduler.locks import ImageLocks
+from scheduler.sweep import Sweep
+from subjects.fit import Demand
 from subjects.lease import Lease
 from subjects.lifecycle import pending, queued, taken_back
 from subjects.result import JobError
@@ -31,21 +34,20 @@ LONGEST_PAUSE_SECONDS: Final = 2.0
 TOGETHER: Final = 32
 """How many jobs are seen to at once."""
 LOOKED_UP: Final = 500
-"""How many jobs a round looks up in their lanes, and how many in their events: a long queue costs little."""
+"""How many admissions a round tries, and how many of the jobs that have ended it looks up in their events."""
 
 
 class Duty(enum.Enum):
     """What has to be done about a live job."""
 
     ADMIT = "admit"
-    DELIVER = "deliver"
     LOST = "lost"
     OVERDUE = "overdue"
     EXPIRE = "expire"
     REFRESH = "refresh"
 
 
-def duty_of(job: LiveJob, *, now: float, clock: dt.datetime, lease_seconds: float) -> Duty | None:
+def duty_of(job: LiveJob, *, now: float, clock: dt.datetime) -> Duty | None:
     """What a job needs, if anything. `now` is monotonic, `clock` the server's time."""
     glimpse, policy = job.glimpse, job.glimpse.policy
     if policy.deadline and policy.deadline <= clock and not glimpse.deadline_exceeded:
@@ -54,11 +56,8 @@ def duty_of(job: LiveJob, *, now: float, clock: dt.datetime, lease_seconds: floa
         return _duty_about_holder(job, glimpse.lease, now)
     if glimpse.state is State.VALIDATED and (not policy.not_before or policy.not_before <= clock):
         return Duty.ADMIT
-    if now - job.checked <= lease_seconds:
-        return None
-    if job.is_older(REFRESH_SECONDS, clock):
-        return Duty.REFRESH
-    return Duty.DELIVER if glimpse.state is not State.VALIDATED else None
+    overdue = glimpse.state is State.VALIDATED and job.is_older(REFRESH_SECONDS, clock)
+    return Duty.REFRESH if overdue else None
 
 
 def _duty_about_holder(job: LiveJob, lease: Lease, now: float) -> Duty | None:
@@ -72,17 +71,18 @@ def _duty_about_holder(job: LiveJob, lease: Lease, now: float) -> Duty | None:
 class Duties:
     """The periodic duties of one scheduler."""
 
-    def __init__(self, dispatch: Dispatch, locks: ImageLocks) -> None:
+    def __init__(self, dispatch: Dispatch, admission: Admission, fleet: FleetView) -> None:
         self._dispatch = dispatch
         self._store = dispatch.store
-        self._locks = locks
+        self._admission = admission
         self._name = dispatch.name
         self._lease_seconds = dispatch.topology.lease_seconds
+        self._fleet = fleet
         self._live = LiveJobs(self._store)
+        self._sweep = Sweep(dispatch, fleet, self._live.waiting)
         self._clock = dt.datetime.min.replace(tzinfo=dt.UTC)
         self._handlers: dict[Duty, Callable[[LiveJob], Awaitable[None]]] = {
             Duty.ADMIT: self._admit,
-            Duty.DELIVER: self._deliver,
             Duty.LOST: self._lost,
             Duty.OVERDUE: self._overdue,
             Duty.EXPIRE: self._expire,
@@ -107,14 +107,21 @@ class Duties:
         now = time.monotonic()
         due: dict[Duty, list[LiveJob]] = {each: [] for each in Duty}
         for job in self._live:
-            duty = duty_of(job, now=now, clock=clock, lease_seconds=self._lease_seconds)
+            duty = duty_of(job, now=now, clock=clock)
             if duty is not None:
                 due[duty].append(job)
-        due[Duty.DELIVER] = await self._missing(due[Duty.DELIVER][:LOOKED_UP])
+        due[Duty.ADMIT] = self._next_to_admit(due[Duty.ADMIT])
+        await self._admission.give_back_of(self._live.just_ended())
         for duty, jobs in due.items():
             await self._see_to(duty, jobs)
+        await self._sweep.run_once(now, clock, after=self._lease_seconds)
         await self._tell_ends(now)
-        await self._locks.sweep(clock)
+        await self._admission.sweep(clock)
+
+    def _next_to_admit(self, waiting: list[LiveJob]) -> list[LiveJob]:
+        """Those with a chance, the urgent ones first; those that wait for an image take turns."""
+        hopeful = [job for job in waiting if not self._admission.is_hopeless(job.glimpse)]
+        return sorted(hopeful, key=lambda job: (job.tried, job.glimpse.policy.priority))[:LOOKED_UP]
 
     async def _tell_ends(self, now: float) -> None:
         """Tell of ends whose writer died before it could, if no message brought another worker to do so."""
@@ -124,14 +131,6 @@ class Duties:
             if entry is not None and entry.record.state.terminal:
                 log.warning("job %s ended %s and nobody had told", job_id, entry.record.state)
                 await self._dispatch.tell(entry)
-
-    async def _missing(self, waiting: list[LiveJob]) -> list[LiveJob]:
-        """Those of the jobs that wait for a worker that are in no lane: a late ack may have taken them."""
-        there = await self._dispatch.in_lanes([job.glimpse for job in waiting])
-        now = time.monotonic()
-        for job in waiting:
-            job.checked = now
-        return [job for job, found in zip(waiting, there, strict=True) if not found]
 
     async def _see_to(self, duty: Duty, jobs: list[LiveJob]) -> None:
         for start in range(0, len(jobs), TOGETHER):
@@ -157,23 +156,22 @@ class Duties:
         return entry
 
     async def _admit(self, job: LiveJob) -> None:
-        """Nothing but its images' locks holds the job up any more."""
+        """Nothing but what it must have first holds the job up any more."""
+        if self._admission.is_hopeless(job.glimpse):
+            return
         entry = await self._current(job)
         if entry is None:
             return
-        waits = await self._locks.take(entry.record.job_id, entry.record.spec)
+        demand = Demand.of_record(entry.record)
+        waits = await self._admission.take(entry.record.job_id, entry.record.spec, demand)
+        job.tried = time.monotonic() if waits else 0.0
         now = dt.datetime.now(dt.UTC)
         if waits is None:
-            admitted = queued(entry.record, now=now, by=self._name)
+            unserved = await self._fleet.unserved(demand)
+            admitted = queued(entry.record, now=now, by=self._name, unserved=unserved)
             await self._dispatch.deliver(await self._store.swap(admitted, entry.revision))
         elif waits != entry.record.pending_reason or job.is_older(REFRESH_SECONDS, self._clock):
             await self._store.swap(pending(entry.record, waits, now=now), entry.revision)
-
-    async def _deliver(self, job: LiveJob) -> None:
-        entry = await self._current(job)
-        if entry is not None:
-            log.warning("job %s had vanished from its lane", entry.record.job_id)
-            await self._dispatch.put_in_lane(entry)
 
     async def _lost(self, job: LiveJob) -> None:
         words = f"{job.glimpse.lease.worker_id if job.glimpse.lease else 'its worker'} went silent"

@@ -19,16 +19,17 @@ from h2kbus.errors import (
 from h2kbus.journal import bury
 from h2kbus.pull import Delivery
 from h2kbus.store import Entry
+from scheduler.admission import Admission
 from scheduler.dispatch import Dispatch
 from scheduler.fleet import FleetView
 from scheduler.lanes import LaneRegistry
-from scheduler.locks import ImageLocks
 from subjects.catalog import OperationCatalog
 from subjects.codec import convert, decode
 from subjects.commands import CancelCommand, RetryCommand, Verb
+from subjects.fit import Demand
 from subjects.grammar import CommandSubject
-from subjects.lanes import job_needs, lane_name
-from subjects.lifecycle import created, refused, same_job
+from subjects.lanes import job_needs
+from subjects.lifecycle import created, pending, refused, same_job
 from subjects.record import JobRecord
 from subjects.result import JobError
 from subjects.spec import MAX_SPEC_BYTES, JobId, JobSpec
@@ -42,16 +43,21 @@ class Intake:
     """Handles commands: decode, validate, compare-and-set, publish, acknowledge."""
 
     def __init__(
-        self, dispatch: Dispatch, lanes: LaneRegistry, locks: ImageLocks, catalog: OperationCatalog
+        self,
+        dispatch: Dispatch,
+        lanes: LaneRegistry,
+        admission: Admission,
+        fleet: FleetView,
+        catalog: OperationCatalog,
     ) -> None:
         self._dispatch = dispatch
         self._connection = dispatch.connection
         self._topology = dispatch.topology
         self._store = dispatch.store
         self._lanes = lanes
-        self._locks = locks
+        self._admission = admission
         self._catalog = catalog
-        self._fleet = FleetView(dispatch.connection, dispatch.topology)
+        self._fleet = fleet
         self._name = dispatch.name
         self._handlers: dict[Verb, Callable[[CommandSubject, Delivery], Awaitable[None]]] = {
             Verb.SUBMIT: self._submit,
@@ -91,18 +97,21 @@ class Intake:
         self, command: CommandSubject, spec: JobSpec, delivery: Delivery, parent: str | None = None
     ) -> None:
         try:
-            lane = lane_name(await self._needs(spec))
-            await self._lanes.ensure(spec.pool, lane, spec.execution_policy.priority)
+            demand = await self._demand(spec)
+            await self._lanes.ensure(spec.pool, demand.lane, spec.execution_policy.priority)
             record = created(
                 spec,
                 job_id=command.job_id,
                 submitter=command.submitter,
-                lane=lane,
+                lane=demand.lane,
                 now=dt.datetime.now(dt.UTC),
                 by=self._name,
                 parent=parent,
-                waits=await self._hindrance(command.job_id, spec),
+                waits=await self._hindrance(command.job_id, spec, demand),
             )
+            if record.state is State.QUEUED:
+                unserved = await self._fleet.unserved(demand)
+                record = pending(record, unserved, now=record.updated_at)
         except InvalidMessage as error:
             await self._refuse(command, spec, error, delivery)
             return
@@ -119,14 +128,15 @@ class Intake:
         elif entry.record.state is State.VALIDATED:
             await self._dispatch.tell(entry)
 
-    async def _needs(self, spec: JobSpec) -> frozenset[str]:
-        """The capabilities that the job is routed by; those it prefers count while somebody has them."""
+    async def _demand(self, spec: JobSpec) -> Demand:
+        """What the job is routed by; capabilities that it prefers count while somebody has them."""
         declaration = self._catalog.declaration_of(spec)
-        needs = job_needs(self._catalog.needs_of(declaration, spec), spec)
-        wanted = needs | declaration.prefers
-        return wanted if wanted != needs and await self._fleet.has(spec.pool, wanted) else needs
+        demand = Demand.of(spec, job_needs(self._catalog.needs_of(declaration, spec), spec))
+        if declaration.prefers <= demand.needs:
+            return demand
+        return await self._fleet.preferred(demand, declaration.prefers)
 
-    async def _hindrance(self, job_id: str, spec: JobSpec) -> str | None:
+    async def _hindrance(self, job_id: str, spec: JobSpec, demand: Demand) -> str | None:
         """Why the job may not go to its lane yet, in words; the duties admit it when it may.
 
         What has to do with points in time is left to them: they know the server's clock.
@@ -136,7 +146,7 @@ class Intake:
             return f"does not start before {policy.not_before.isoformat()}"
         if policy.deadline is not None:
             return "its deadline is held against the server's clock"
-        return await self._locks.take(job_id, spec)
+        return await self._admission.take(job_id, spec, demand)
 
     async def _create(self, record: JobRecord) -> Entry:
         """Create the record, or read the one that is there already."""

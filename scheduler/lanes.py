@@ -4,9 +4,9 @@ from typing import Final
 
 import anyio
 
-from h2kbus.client import read_lanes
 from h2kbus.connection import Connection
 from h2kbus.errors import InvalidMessage
+from h2kbus.fleet import read_lanes
 from h2kbus.provision import ensure_consumer
 from subjects.codec import encode
 from subjects.fleet import LaneAnnouncement

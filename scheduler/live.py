@@ -1,4 +1,7 @@
-"""Which jobs have not ended, and since when each is as it is, on this scheduler's own monotonic clock."""
+"""Which jobs have not ended, and since when each is as it is, on this scheduler's own monotonic clock.
+
+Those that merely wait in their lanes are many, and only counted up: see `scheduler.waiting`.
+"""
 
 import datetime as dt
 import time
@@ -7,10 +10,11 @@ from collections.abc import Iterator
 from typing import Final
 
 import anyio
-import msgspec
 
 from h2kbus.errors import NotProvisioned
-from h2kbus.store import Change, JobStore
+from h2kbus.store import Change, JobStore, is_older
+from scheduler.waiting import Waiting
+from subjects.states import State
 
 REFRESH_SECONDS: Final = 1.0
 """The longest that one refresh may read; what is left is read by the next."""
@@ -22,14 +26,15 @@ class LiveJob:
     """One job that has not ended. Times are this process's monotonic seconds.
 
     `since` is when its record was first seen as it is, `held_since` when its lease's token was, and
-    `checked` when its lane was last looked into. `written` is the server's own time of the record.
+    `tried` when its admission was tried last. `written` is the server's own time of the record.
     """
 
-    __slots__ = ("checked", "glimpse", "held_since", "revision", "since", "written")
+    __slots__ = ("glimpse", "held_since", "revision", "since", "tried", "written")
 
     def __init__(self, change: Change, now: float) -> None:
         self.glimpse, self.revision, self.written = change.glimpse, change.revision, change.written
-        self.since = self.held_since = self.checked = now
+        self.since = self.held_since = now
+        self.tried = 0.0
 
     def renew(self, change: Change, now: float) -> None:
         """The record has changed."""
@@ -37,20 +42,25 @@ class LiveJob:
         if before is None or after is None or before.token != after.token:
             self.held_since = now
         self.glimpse, self.revision, self.written = change.glimpse, change.revision, change.written
-        self.since = self.checked = now
+        self.since = now
 
     def is_older(self, seconds: float, clock: dt.datetime) -> bool:
         """Whether the record was written longer ago than that, by the server's clock alone."""
-        return clock - msgspec.convert(self.written, dt.datetime) > dt.timedelta(seconds=seconds)
+        return is_older(self.written, seconds, clock)
 
 
 class LiveJobs:
-    """Follows the jobs bucket by reading what has changed since the last time."""
+    """Follows the jobs bucket by reading what has changed since the last time.
+
+    Gives those that somebody holds, that wait for their admission, or that have a deadline.
+    """
 
     def __init__(self, store: JobStore) -> None:
+        self.waiting = Waiting()
         self._store = store
         self._jobs: dict[str, LiveJob] = {}
         self._ended: deque[tuple[str, float]] = deque(maxlen=REMEMBERED_ENDS)
+        self._just_ended: deque[str] = deque(maxlen=REMEMBERED_ENDS)
         self._after = 0
 
     def __iter__(self) -> Iterator[LiveJob]:
@@ -70,6 +80,7 @@ class LiveJobs:
                 # A bucket that was deleted comes back empty.
                 self._after = 0
                 self._jobs.clear()
+                self.waiting.clear()
                 raise
             return True
         return False
@@ -79,6 +90,12 @@ class LiveJobs:
         found: list[str] = []
         while self._ended and self._ended[0][1] < moment and len(found) < at_most:
             found.append(self._ended.popleft()[0])
+        return found
+
+    def just_ended(self) -> list[str]:
+        """Jobs that were seen to have ended since this was asked last."""
+        found = list(self._just_ended)
+        self._just_ended.clear()
         return found
 
     def forget(self, job: LiveJob) -> None:
@@ -91,7 +108,13 @@ class LiveJobs:
         if change.glimpse.state.terminal:
             self._jobs.pop(job_id, None)
             self._ended.append((job_id, now))
+            self._just_ended.append(job_id)
             return
+        if change.glimpse.state in (State.QUEUED, State.RETRYING):
+            self.waiting.add(change.revision, now)
+            if change.glimpse.policy.deadline is None:
+                self._jobs.pop(job_id, None)
+                return
         known = self._jobs.get(job_id)
         if known is None:
             self._jobs[job_id] = LiveJob(change, now)

@@ -5,15 +5,13 @@ A lock belongs to a job, not to an attempt: the attempts of one job are kept apa
 
 import contextlib
 import datetime as dt
-import time
+from collections.abc import Sequence
 from typing import Final
-
-import msgspec
 
 from h2kbus.answers import Stored
 from h2kbus.connection import Connection
 from h2kbus.errors import InvalidMessage, RevisionConflict
-from h2kbus.store import JobStore
+from h2kbus.store import JobStore, is_older
 from subjects.catalog import OperationCatalog
 from subjects.codec import decode, encode
 from subjects.locks import ImageLock, lock_key, lock_of
@@ -23,17 +21,12 @@ from subjects.topology import REFRESH_SECONDS, Topology
 
 ORPHAN_SECONDS: Final = 60.0
 """A lock whose job has no record is given back after this long: the record is made right after the lock."""
+LOOKED_UP: Final = 500
+"""How many locks a round looks at."""
 TRIES: Final = 8
 """Lost races before the job has to wait for the next round."""
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 _GIVEN_BACK: Final = {"KV-Operation": "DEL"}
-
-
-class _Held(msgspec.Struct, frozen=True):
-    lock: ImageLock
-    revision: int
-    written: dt.datetime
-    seen: float
 
 
 class ImageLocks:
@@ -47,8 +40,7 @@ class ImageLocks:
         self._store = store
         self._catalog = catalog
         self._stream = topology.bucket_stream(topology.locks_bucket)
-        self._held: dict[str, _Held] = {}
-        self._after = 0
+        self._next = 1
 
     async def take(self, job_id: str, spec: JobSpec | None) -> str | None:
         """Take the locks of all images that the job writes, or none: then say what it waits for.
@@ -73,36 +65,41 @@ class ImageLocks:
         paths = declaration.writes(spec, parameters_of(declaration, spec.parameters))
         return [lock_of(spec.pool, each, job_id) for each in paths]
 
-    async def sweep(self, clock: dt.datetime) -> None:
-        """Give back the locks of jobs that have ended, whoever took them. `clock` is the server's time."""
-        await self._refresh()
-        names = list(self._held)
-        found = await self._store.find_many([self._held[name].lock.job_id for name in names])
-        for name, entry in zip(names, found, strict=True):
-            held = self._held[name]
-            ended = entry.record.state.terminal if entry else time.monotonic() - held.seen > ORPHAN_SECONDS
-            if ended and await self._give_back(name, held.revision):
-                del self._held[name]
-            elif clock - held.written > dt.timedelta(seconds=REFRESH_SECONDS):
-                await self._take(held.lock)
+    async def give_back_of(self, job_ids: Sequence[str]) -> None:
+        """Give back the locks of jobs that have just ended."""
+        for entry in await self._store.find_many(job_ids):
+            if entry is None or not entry.record.state.terminal:
+                continue
+            # An operation that this scheduler does not know was scheduled by another one, which knows it.
+            with contextlib.suppress(InvalidMessage):
+                for lock in self._needed(entry.record.job_id, entry.record.spec):
+                    found = await self._connection.get_last(self._stream, self._subject(lock))
+                    if found is not None and _readable(found) == lock:
+                        await self._give_back(lock_key(lock), found.seq)
 
-    async def _refresh(self) -> None:
-        subject = self._topology.lock_subject("*")
-        async for stored in self._connection.read(self._stream, subject, after=self._after):
-            self._after = stored.seq
-            name = stored.subject.rsplit(".", 1)[-1]
-            self._held.pop(name, None)
-            lock = _readable(stored)
-            if lock is not None:
-                written = msgspec.convert(stored.time, dt.datetime)
-                self._held[name] = _Held(lock, stored.seq, written, time.monotonic())
+    async def sweep(self, clock: dt.datetime) -> None:
+        """Look at some hundreds of locks, the next ones each time: those of ended jobs are given back.
+
+        `clock` is the server's time. A million jobs that wait have as many locks, so none is remembered.
+        """
+        query = {"next_by_subj": self._topology.lock_subject("*"), "seq": self._next}
+        batch = await self._connection.get_batch(self._stream, query, size=LOOKED_UP)
+        self._next = batch[-1].seq + 1 if len(batch) == LOOKED_UP else 1
+        held = [(stored, lock) for stored in batch if (lock := _readable(stored)) is not None]
+        found = await self._store.find_many([lock.job_id for _, lock in held])
+        for (stored, lock), entry in zip(held, found, strict=True):
+            ended = entry.record.state.terminal if entry else is_older(stored.time, ORPHAN_SECONDS, clock)
+            if ended:
+                await self._give_back(lock_key(lock), stored.seq)
+            elif is_older(stored.time, REFRESH_SECONDS, clock):
+                await self._take(lock)
 
     async def _take(self, lock: ImageLock) -> int | str:
         """Take one lock: its new revision, or the id of the job that has it and has not ended.
 
         What is ours already is written anew, so that nobody gives back what we believe to have.
         """
-        subject = self._topology.lock_subject(lock_key(lock))
+        subject = self._subject(lock)
         for _ in range(TRIES):
             found = await self._connection.get_last(self._stream, subject)
             current = _readable(found) if found else None
@@ -113,6 +110,9 @@ class ImageLocks:
                 expected = {_EXPECTED: str(found.seq if found else 0)}
                 return await self._connection.publish(subject, encode(lock), expected)
         return "that is faster"
+
+    def _subject(self, lock: ImageLock) -> str:
+        return self._topology.lock_subject(lock_key(lock))
 
     async def _has_ended(self, job_id: str) -> bool:
         entry = await self._store.find(job_id)

@@ -18,10 +18,13 @@ from h2kbus.provision import provision
 from h2kbus.pull import Delivery, PullInbox, PullRequest
 from h2kbus.slots import Slot, Slots
 from h2kbus.store import JobStore
+from scheduler.admission import Admission
 from scheduler.dispatch import Dispatch
 from scheduler.duties import Duties
+from scheduler.fleet import FleetView
 from scheduler.intake import Intake
 from scheduler.lanes import LaneRegistry
+from scheduler.limits import Limits
 from scheduler.locks import ImageLocks
 from scheduler.mending import Mending
 from subjects.catalog import OperationCatalog
@@ -45,10 +48,12 @@ class Scheduler:
         self._topology = topology
         store = JobStore(connection, topology)
         dispatch = Dispatch(connection, topology, store, name)
+        fleet = FleetView(connection, topology)
         locks = ImageLocks(connection, topology, store, catalog)
+        admission = Admission(locks, Limits(connection, topology, store), fleet)
         self._lanes = LaneRegistry(connection, topology)
-        self._intake = Intake(dispatch, self._lanes, locks, catalog)
-        self._duties = Duties(dispatch, locks)
+        self._intake = Intake(dispatch, self._lanes, admission, fleet, catalog)
+        self._duties = Duties(dispatch, admission, fleet)
         self._mending = Mending(connection, topology, self._lanes)
         self._slots = Slots(CONCURRENCY)
         self._crew = Crew(CONCURRENCY, self._handle)

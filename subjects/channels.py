@@ -26,7 +26,12 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
 
 def channels(topology: Topology) -> tuple[Channel, ...]:
     """All channels under the topology's root."""
-    return (*_command_channels(topology), *_job_channels(topology), *_bucket_channels(topology))
+    return (
+        *_command_channels(topology),
+        *_job_channels(topology),
+        *_bucket_channels(topology),
+        *_limit_channels(topology),
+    )
 
 
 def _command_channels(topology: Topology) -> Iterable[Channel]:
@@ -125,6 +130,38 @@ def _bucket_channels(topology: Topology) -> tuple[Channel, ...]:
             senders=("scheduler",),
             receivers=("scheduler",),
             stream=topology.bucket_stream(topology.locks_bucket),
+        ),
+    )
+
+
+def _limit_channels(topology: Topology) -> tuple[Channel, ...]:
+    return (
+        Channel(
+            name="places",
+            address=topology.place_subject("{label_key}", "{number}"),
+            message="Place",
+            summary="Places that jobs have under named limits. One with no payload was given back.",
+            senders=("scheduler",),
+            receivers=("client", "scheduler"),
+            stream=topology.bucket_stream(topology.locks_bucket),
+        ),
+        Channel(
+            name="ceilings",
+            address=topology.ceiling_subject("{label}"),
+            message="Ceiling",
+            summary="The most places that operators allow under a limit.",
+            senders=("client",),
+            receivers=("client", "scheduler"),
+            stream=topology.bucket_stream(topology.settings_bucket),
+        ),
+        Channel(
+            name="orders",
+            address=topology.order_subject("{worker_id}"),
+            message="WorkerOrder",
+            summary="What operators want of a worker. One with no payload was taken back.",
+            senders=("client",),
+            receivers=("worker",),
+            stream=topology.bucket_stream(topology.settings_bucket),
         ),
     )
 

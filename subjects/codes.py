@@ -22,6 +22,7 @@ class ErrorCode(enum.StrEnum):
     DUPLICATE_JOB = "DUPLICATE_JOB"
     JOB_NOT_FOUND = "JOB_NOT_FOUND"
     JOB_FINISHED = "JOB_FINISHED"
+    WORKER_NOT_FOUND = "WORKER_NOT_FOUND"
     # The image and the output
     IMAGE_NOT_FOUND = "IMAGE_NOT_FOUND"
     IMAGE_UNREADABLE = "IMAGE_UNREADABLE"
@@ -82,6 +83,7 @@ CODES: Mapping[ErrorCode, CodeInfo] = {
     ErrorCode.DUPLICATE_JOB: CodeInfo(False, "Choose another job_id, or leave it out to get a new one."),
     ErrorCode.JOB_NOT_FOUND: CodeInfo(False, "Check the id with `h2kbus ls`; finished jobs expire."),
     ErrorCode.JOB_FINISHED: CodeInfo(False, "Run it again as a new job with `h2kbus retry`."),
+    ErrorCode.WORKER_NOT_FOUND: CodeInfo(False, "List the live workers with `h2kbus workers`."),
     ErrorCode.IMAGE_NOT_FOUND: CodeInfo(False, "Give a path that exists on the worker's host."),
     ErrorCode.IMAGE_UNREADABLE: CodeInfo(False, "Let the worker's user read the image."),
     ErrorCode.IMAGE_UNSAFE: CodeInfo(False, "Only a self-contained, regular image file is accepted."),

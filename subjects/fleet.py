@@ -14,8 +14,10 @@ WorkerId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,128}$(?!\n)")]
 class WorkerCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     """A worker's heartbeat: what it can do, proven by `evidence`, and what it is doing.
 
-    Gigabytes and terabytes are powers of ten. `capability_level` is a summary for people: 1 userspace
-    only, 2 partition tables readable over NBD, 3 mount and change; routing uses the capability set.
+    One that is `draining` ends when its jobs have; one that is `cordoned` takes no new ones until told to.
+    `max_disk_size_tb` is 0 where no limit was set. Gigabytes and terabytes are powers of ten.
+    `capability_level` is a summary for people: 1 userspace only, 2 partition tables readable over NBD,
+    3 mount and change; routing uses the capability set.
     """
 
     worker_id: WorkerId
@@ -32,6 +34,7 @@ class WorkerCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     free_slots: Annotated[int, Meta(ge=0, le=10)] = 0
     running_jobs: tuple[JobId, ...] = ()
     draining: bool = False
+    cordoned: bool = False
     memory_gb: Annotated[float, Meta(ge=0)] = 0.0
     disk_space_gb: Annotated[float, Meta(ge=0)] = 0.0
     os_info: str = ""
@@ -39,6 +42,21 @@ class WorkerCapabilities(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         keep_utc(self, "last_heartbeat")
+
+
+class WorkerOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator wants of a worker: to take no new jobs, or also to end when its jobs have ended.
+
+    A drain concerns the worker that runs when it is ordered, not one that takes its name later.
+    """
+
+    order: Literal["cordon", "drain"]
+    by: str
+    at: Timestamp
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        keep_utc(self, "at")
 
 
 class LaneAnnouncement(msgspec.Struct, frozen=True, kw_only=True):

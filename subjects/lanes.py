@@ -52,5 +52,8 @@ def job_needs(operation_needs: frozenset[str], spec: JobSpec) -> frozenset[str]:
 
 
 def pull_priority(capabilities: frozenset[str], needs: frozenset[str]) -> int:
-    """How far a worker is over-qualified for a lane: the least specialised idle worker is served first."""
-    return min(MAX_PULL_PRIORITY, len(capabilities) - len(needs))
+    """How far a worker is over-qualified for a lane: the least specialised idle worker is served first.
+
+    The last place is kept for workers that lately had no room for one of the lane's jobs.
+    """
+    return min(MAX_PULL_PRIORITY - 1, len(capabilities) - len(needs))

@@ -49,9 +49,9 @@ def created(
     return _move(record, path, now, by, pending_reason=waits)
 
 
-def queued(record: JobRecord, *, now: dt.datetime, by: str) -> JobRecord:
-    """What the job waited for has come: it may go to its lane."""
-    return _move(record, (State.QUEUED,), now, by, pending_reason=None)
+def queued(record: JobRecord, *, now: dt.datetime, by: str, unserved: str | None = None) -> JobRecord:
+    """What the job waited for has come: it may go to its lane, also if no worker takes it from there yet."""
+    return _move(record, (State.QUEUED,), now, by, pending_reason=unserved)
 
 
 def refused(

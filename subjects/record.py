@@ -66,17 +66,19 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PolicyGlimpse(msgspec.Struct, frozen=True):
-    """The part of a job's policy that has to do with time."""
+    """The part of a job's policy that decides when it may go to its lane."""
 
+    priority: int = 5
     timeout_seconds: int = 7200
     deadline: Timestamp | None = None
     not_before: Timestamp | None = None
 
 
 class SpecGlimpse(msgspec.Struct, frozen=True):
-    """The part of a job's specification that has to do with time."""
+    """The part of a job's specification that decides when it may go to its lane."""
 
     execution_policy: PolicyGlimpse = PolicyGlimpse()
+    limit: dict[str, int] = {}
 
 
 class JobGlimpse(msgspec.Struct, frozen=True):
@@ -84,9 +86,6 @@ class JobGlimpse(msgspec.Struct, frozen=True):
 
     job_id: JobId
     state: State
-    pool: PoolName = DEFAULT_POOL
-    lane: str = "any"
-    priority: Priority = 5
     lease: Lease | None = None
     deadline_exceeded: bool = False
     spec: SpecGlimpse | None = None
@@ -94,6 +93,10 @@ class JobGlimpse(msgspec.Struct, frozen=True):
     @property
     def policy(self) -> PolicyGlimpse:
         return self.spec.execution_policy if self.spec else PolicyGlimpse()
+
+    @property
+    def limit(self) -> dict[str, int]:
+        return self.spec.limit if self.spec else {}
 
 
 class LaneMessage(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,8 +14,9 @@ from subjects.builtin import BUILT_IN
 from subjects.channels import STOP_HINT, Channel, address_of, channels
 from subjects.commands import CancelCommand, RetryCommand
 from subjects.events import ProgressEvent
-from subjects.fleet import LaneAnnouncement, WorkerCapabilities
+from subjects.fleet import LaneAnnouncement, WorkerCapabilities, WorkerOrder
 from subjects.grammar import DEFAULT_ROOT, MAX_LANE, Grammar
+from subjects.limits import Ceiling, Place
 from subjects.locks import ImageLock
 from subjects.record import DeadLetter, JobRecord, LaneMessage
 from subjects.result import JobResult
@@ -36,7 +37,10 @@ MESSAGES: Final[tuple[type[msgspec.Struct], ...]] = (
     JobResult,
     WorkerCapabilities,
     LaneAnnouncement,
+    WorkerOrder,
     ImageLock,
+    Place,
+    Ceiling,
     *(operation.parameters for operation in BUILT_IN),
 )
 """Every message on the wire, and the parameters of the built-in operations."""
@@ -58,7 +62,13 @@ _PARAMETERS: Final[dict[str, dict[str, Any]]] = {
         "default": "any",
         "x-pattern": r"^[a-z0-9-]{1,32}(_[a-z0-9-]{1,32})*$",
     },
+    "label": {
+        "description": "The limit's label; its dots are those of the subject.",
+        "x-pattern": r"^[A-Za-z0-9_=/-]+(\.[A-Za-z0-9_=/-]+)*$",
+    },
+    "label_key": {"description": "A hash of the limit's label.", "x-pattern": r"^[0-9a-f]{40}$"},
     "lock": {"description": "A hash of the pool and the image's path.", "x-pattern": r"^[0-9a-f]{40}$"},
+    "number": {"description": "The number of the place; 0 is the first.", "x-pattern": r"^[0-9]{1,3}$"},
     "pool": {"description": "The pool of workers.", "default": "default", "x-pattern": _POOL},
     "priority": {
         "description": "1 is the most urgent.",

@@ -25,6 +25,10 @@ Timestamp = Annotated[
     dt.datetime,
     Meta(description="RFC 3339; UTC without an offset", extra_json_schema={"format": "date-time"}),
 ]
+LimitLabel = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9_=/-]+(\.[A-Za-z0-9_=/-]+)*" + _END, max_length=128, min_length=1)
+]
+Places = Annotated[int, Meta(ge=1, le=1000)]
 Gigabytes = Annotated[float, Meta(ge=1, le=1_000_000)]
 
 ImageFormat = Literal["qcow2", "vmdk", "raw", "vdi", "vhd", "vhdx"]
@@ -130,7 +134,11 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """One disk job. Unknown fields are ignored, so that newer documents stay readable."""
+    """One disk job. Unknown fields are ignored, so that newer documents stay readable.
+
+    Not in v1: `limit` says for each label, a source host for instance, how many jobs with that label may
+    run at once.
+    """
 
     operation: OperationName
     image: ImageSpec
@@ -140,6 +148,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     job_id: JobId | None = None
     created_at: Timestamp | None = None
     pool: PoolName = DEFAULT_POOL
+    limit: Annotated[dict[LimitLabel, Places], Meta(max_length=8)] = {}
     requested_actions: tuple[str, ...] = ()
     capability_requirements: CapabilityRequirements = CapabilityRequirements()
     execution_policy: ExecutionPolicy = ExecutionPolicy()

@@ -19,6 +19,8 @@ COMMAND_WAIT_SECONDS: Final = 10.0
 """A command that its scheduler does not answer for, because it died, goes to another one after this long."""
 
 HEARTBEAT_SECONDS: Final = 10.0
+REPROBE_SECONDS: Final = 300.0
+"""How often a running worker looks again at what its machine can do."""
 WORKER_TTL_SECONDS: Final = 35.0
 """A worker's entry expires when three heartbeats are missing."""
 RECORD_AGE_SECONDS: Final = 30 * 86_400
@@ -94,6 +96,7 @@ class Topology:
         self.workers_bucket = f"{lower}_workers"
         self.lanes_bucket = f"{lower}_lanes"
         self.locks_bucket = f"{lower}_locks"
+        self.settings_bucket = f"{lower}_settings"
         self.artifacts_store = f"{lower}_artifacts"
         self.scheduler_consumer = "scheduler"
 
@@ -114,7 +117,8 @@ class Topology:
             self._bucket(self.jobs_bucket, "The state of every job", max_age=kept, deny_purge=True),
             self._bucket(self.workers_bucket, "Heartbeats", max_age=int(WORKER_TTL_SECONDS * SECOND)),
             self._bucket(self.lanes_bucket, "Lanes that have a consumer"),
-            self._bucket(self.locks_bucket, "Images that a job is going to write", max_age=kept),
+            self._bucket(self.locks_bucket, "Images and places that jobs have", max_age=kept),
+            self._bucket(self.settings_bucket, "What operators have set"),
             self._artifacts(),
         )
 
@@ -148,6 +152,15 @@ class Topology:
 
     def lock_subject(self, key: str) -> str:
         return f"$KV.{self.locks_bucket}.{key}"
+
+    def place_subject(self, label_key: str, number: int | str) -> str:
+        return f"$KV.{self.locks_bucket}.place.{label_key}.{number}"
+
+    def ceiling_subject(self, label: str) -> str:
+        return f"$KV.{self.settings_bucket}.limit.{label}"
+
+    def order_subject(self, worker_id: str) -> str:
+        return f"$KV.{self.settings_bucket}.worker.{worker_id}"
 
     def lane_subject(self, pool: str, lane: str, priority: int) -> str:
         """Key-value clients refuse `+` in a key: there a lane's tokens are joined with `_` instead."""

@@ -32,7 +32,8 @@ from subjects.grammar import Grammar
 from subjects.lease import LEASE_SECONDS
 from subjects.operations import plugin_token
 from subjects.spec import ArtifactPolicy, Audit, ExecutionPolicy, ImageSpec, JobSpec
-from subjects.topology import Topology
+from subjects.topology import REPROBE_SECONDS, Topology
+from workers.profile import Detect
 from workers.service import Worker
 
 REPOSITORY = Path(__file__).parent.parent
@@ -155,13 +156,15 @@ class Fleet:
         slots: int = 2,
         tokens: Sequence[str] = ("qemu-img", plugin_token("rehearse")),
         grace: float = 0.0,
+        detect: Detect | None = None,
+        reprobe_seconds: float = REPROBE_SECONDS,
         **profile: Any,
     ) -> Callable[[], None]:
         """Start a worker with these capabilities; returns the call that drains it."""
         connection = await self._stack.enter_async_context(connect(self.settings))
         self.connections[worker_id] = connection
         described = worker_profile(worker_id, slots=slots, tokens=tokens, **profile)
-        service = Worker(connection, self.topology, self.catalog, described)
+        service = Worker(connection, self.topology, self.catalog, described, detect, reprobe_seconds)
         drain: Callable[[], None] = await self._group.start(functools.partial(service.serve, grace=grace))
         return drain
 

@@ -4,6 +4,7 @@ import datetime as dt
 import enum
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,7 @@ from h2kbus.pull import Delivery
 from h2kbus.store import Entry, JobStore
 from subjects.codec import decode
 from subjects.events import milestone
+from subjects.fleet import WorkerCapabilities
 from subjects.lifecycle import claimed, pending, stop_cause, stopped
 from subjects.record import JobRecord, LaneMessage
 from subjects.states import CLAIM_PATHS, State
@@ -26,8 +28,11 @@ from workers.room import shortage
 
 log = logging.getLogger("h2kbus.worker")
 
+HASTY_SECONDS: Final = 0.05
+HASTY_DELIVERIES: Final = 100
 PASS_ON_SECONDS: Final = 5.0
-"""A job that this host has no room for comes again after this long, to whoever is free then."""
+"""A job that this host has no room for comes again after this long, to whoever is free then; its first
+deliveries follow each other faster, so that it soon finds the idle worker that has the room."""
 LOOKS_PER_LEASE: Final = 12
 """How often a message comes back while its job is in other hands."""
 CLAIM_TRIES: Final = 8
@@ -60,12 +65,20 @@ def decide(record: JobRecord) -> Decision:
 class Claims:
     """Claims jobs for one worker."""
 
-    def __init__(self, connection: Connection, topology: Topology, worker_id: str, memory_gb: float) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        topology: Topology,
+        describe: Callable[[], WorkerCapabilities],
+        on_pass: Callable[[str], None],
+    ) -> None:
+        """`describe` gives the worker's profile; `on_pass` hears of a consumer whose job was passed on."""
         self._connection = connection
         self._topology = topology
         self._store = JobStore(connection, topology)
-        self._worker_id = worker_id
-        self._memory_gb = memory_gb
+        self._describe = describe
+        self._on_pass = on_pass
+        self._worker_id = describe().worker_id
 
     async def claim(self, delivery: Delivery) -> HeldLease | None:
         """Take the job, or answer for the message in another way and return None."""
@@ -109,18 +122,20 @@ class Claims:
         if decision is not Decision.CLAIM:
             await self._end(entry, decision, delivery)
             return None
-        lack = await shortage(entry.record.spec, self._memory_gb) if entry.record.spec else None
+        lack = await shortage(entry.record.spec, self._describe()) if entry.record.spec else None
         if lack is not None:
-            await self._pass_on(entry, delivery, f"{self._worker_id} cannot take the job: {lack}")
+            await self._pass_on(entry, delivery, f"{self._worker_id} {lack}")
             return None
         return await self._take(entry, delivery, lease_seconds)
 
     async def _pass_on(self, entry: Entry, delivery: Delivery, reason: str) -> None:
-        """Leave the job to a worker with more room, and say in its record why it waits."""
-        if entry.record.state is State.QUEUED and entry.record.pending_reason != reason:
+        """Leave the job to a worker with more room; its record says why it waits, once."""
+        if entry.record.state is State.QUEUED and entry.record.pending_reason is None:
             now = dt.datetime.now(dt.UTC)
             await self._store.swap(pending(entry.record, reason, now=now), entry.revision)
-        await delivery.nak(PASS_ON_SECONDS)
+        self._on_pass(delivery.consumer)
+        hasty = delivery.times_delivered < HASTY_DELIVERIES
+        await delivery.nak(HASTY_SECONDS if hasty else PASS_ON_SECONDS)
 
     async def _take(self, entry: Entry, delivery: Delivery, lease_seconds: float) -> HeldLease:
         since = time.monotonic()

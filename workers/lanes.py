@@ -1,4 +1,7 @@
-"""Which lanes this worker serves: those in its pool whose needs it meets, most urgent first."""
+"""Which lanes this worker serves: those in its pool whose needs it meets, most urgent first.
+
+Lanes are joined and left as its capabilities come and go.
+"""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -7,9 +10,9 @@ from typing import Final
 import anyio
 from nats.aio.msg import Msg
 
-from h2kbus.client import read_lanes
 from h2kbus.connection import Connection
 from h2kbus.errors import BusError, InvalidMessage
+from h2kbus.fleet import read_lanes
 from subjects.codec import decode
 from subjects.fleet import LaneAnnouncement
 from subjects.lanes import lane_needs
@@ -29,16 +32,20 @@ class LaneWatch:
         connection: Connection,
         topology: Topology,
         pool: str,
-        capabilities: frozenset[str],
         on_change: Callable[[], None],
     ) -> None:
         self._connection = connection
         self._topology = topology
         self._pool = pool
-        self._capabilities = capabilities
+        self._capabilities: frozenset[str] = frozenset()
         self._on_change = on_change
         self._known: dict[str, LaneAnnouncement] = {}
         self.lanes: tuple[LaneAnnouncement, ...] = ()
+
+    def set_capabilities(self, capabilities: frozenset[str]) -> None:
+        """Serve what a worker can that has these, from now on."""
+        self._capabilities = capabilities
+        self._choose()
 
     async def run(self) -> None:
         """Follow the announcements until cancelled."""
@@ -67,12 +74,13 @@ class LaneWatch:
             log.warning("%s is no lane announcement: %s", message.subject, error)
 
     def _learn(self, announced: Iterable[LaneAnnouncement]) -> None:
-        """Add lanes; none is ever taken back."""
-        self._known |= {lane.consumer: lane for lane in announced if self._serves(lane)}
-        lanes = tuple(sorted(self._known.values(), key=lambda lane: (lane.priority, lane.lane)))
+        """Add lanes; no announcement is ever taken back."""
+        self._known |= {lane.consumer: lane for lane in announced if lane.pool == self._pool}
+        self._choose()
+
+    def _choose(self) -> None:
+        served = [lane for lane in self._known.values() if lane_needs(lane.lane) <= self._capabilities]
+        lanes = tuple(sorted(served, key=lambda lane: (lane.priority, lane.lane)))
         if lanes != self.lanes:
             self.lanes = lanes
             self._on_change()
-
-    def _serves(self, lane: LaneAnnouncement) -> bool:
-        return lane.pool == self._pool and lane_needs(lane.lane) <= self._capabilities

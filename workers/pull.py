@@ -10,11 +10,13 @@ import anyio
 from h2kbus.connection import Connection
 from h2kbus.pull import Delivery, Pull, PullInbox, PullRequest
 from subjects.fleet import LaneAnnouncement
-from subjects.lanes import lane_needs, pull_priority
+from subjects.lanes import MAX_PULL_PRIORITY, lane_needs, pull_priority
 from subjects.topology import PULL_GROUP, SECOND, Topology
 
 PARK_SECONDS: Final = (20.0, 30.0)
 """Long pulls end within this range, at random, so that a fleet's pulls do not come back all at once."""
+MODEST_SECONDS: Final = 60.0
+"""After passing a job on, a worker stands behind all others of that lane for this long."""
 FAILED_PAUSE_SECONDS: Final = 1.0
 """A lane whose long pull was refused (its consumer is gone) is left alone this long."""
 
@@ -22,12 +24,13 @@ FAILED_PAUSE_SECONDS: Final = 1.0
 class LanePuller:
     """Takes jobs from the lanes of one worker."""
 
-    def __init__(self, connection: Connection, topology: Topology, capabilities: frozenset[str]) -> None:
+    def __init__(self, connection: Connection, topology: Topology) -> None:
         self._inbox = PullInbox(connection, topology.jobs_stream, self._on_delivery, self._on_end)
-        self._capabilities = capabilities
+        self._capabilities: frozenset[str] = frozenset()
         self._lanes: tuple[LaneAnnouncement, ...] = ()
         self._parks: dict[str, Pull] = {}
         self._resting: dict[str, float] = {}
+        self._modest: dict[str, float] = {}
         self._arrived: deque[Delivery] = deque()
         self._wake = anyio.Event()
         self.backlog = False
@@ -35,10 +38,18 @@ class LanePuller:
     async def open(self) -> None:
         await self._inbox.open()
 
-    def serve(self, lanes: tuple[LaneAnnouncement, ...]) -> None:
-        """Pull from these lanes from now on, given most urgent first."""
+    def serve(self, lanes: tuple[LaneAnnouncement, ...], capabilities: frozenset[str]) -> None:
+        """Pull from these lanes from now on, given most urgent first, as a worker that can do this.
+
+        What a long pull still brings from another lane is given back.
+        """
         self._lanes = lanes
+        self._capabilities = capabilities
         self._wake.set()
+
+    def stand_back(self, consumer: str) -> None:
+        """Let others go first on the lane that brought a job for which there was no room here."""
+        self._modest[consumer] = time.monotonic() + MODEST_SECONDS
 
     async def next(self, free: int) -> list[Delivery]:
         """Jobs for `free` slots; may be none when something else has changed.
@@ -91,14 +102,21 @@ class LanePuller:
 
     async def _collect(self, free: int) -> list[Delivery]:
         """Take what fits. Nothing is taken before the last await, so that a cancellation loses nothing."""
-        while len(self._arrived) > free:
-            # Another one may arrive during the await, so the last is not the last any more after it.
-            surplus = self._arrived[-1]
+        # Another one may arrive during the await, so what was the last one may not be the last any more.
+        while (surplus := self._surplus(free)) is not None:
             await surplus.nak()
             self._arrived.remove(surplus)
         kept = list(self._arrived)
         self._arrived.clear()
         return kept
+
+    def _surplus(self, free: int) -> Delivery | None:
+        """What has to be given back: from a lane that is not served any more, or more than fits."""
+        served = {lane.consumer for lane in self._lanes}
+        for delivery in self._arrived:
+            if delivery.consumer not in served:
+                return delivery
+        return self._arrived[-1] if len(self._arrived) > free else None
 
     def _on_delivery(self, delivery: Delivery) -> None:
         self._arrived.append(delivery)
@@ -108,4 +126,6 @@ class LanePuller:
         self._wake.set()
 
     def _priority(self, lane: LaneAnnouncement) -> int:
+        if self._modest.get(lane.consumer, 0.0) > time.monotonic():
+            return MAX_PULL_PRIORITY
         return pull_priority(self._capabilities, lane_needs(lane.lane))

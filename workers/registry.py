@@ -28,6 +28,7 @@ class Registry:
         self._connection = connection
         self._topology = topology
         self._describe = describe
+        self._wake = anyio.Event()
 
     async def beat(self) -> None:
         """One heartbeat. Raises BusError."""
@@ -51,11 +52,17 @@ class Registry:
     async def run(self) -> None:
         """Beat until cancelled; a missed beat is logged and the next one follows."""
         while True:
-            await anyio.sleep(HEARTBEAT_SECONDS)
+            with anyio.move_on_after(HEARTBEAT_SECONDS):
+                await self._wake.wait()
+            self._wake = anyio.Event()
             try:
                 await self.beat()
             except BusError as error:
                 log.warning("heartbeat failed: %s", error)
+
+    def hurry(self) -> None:
+        """Beat now: the worker has changed."""
+        self._wake.set()
 
     async def leave(self) -> None:
         """Remove the entry: a worker that was stopped properly is gone at once."""

@@ -1,33 +1,33 @@
-"""Whether this host has the memory and the disk space that a job asks for."""
+"""Whether this host has the room that a job asks for, as it is when the job is claimed."""
 
 from pathlib import Path
 from typing import Final
 
-import anyio
+import anyio.to_thread
+import msgspec
 
+from subjects.fit import Demand, lacks
+from subjects.fleet import WorkerCapabilities
 from subjects.spec import JobSpec
 from workers.outputs import free_bytes
 
 GIGABYTE: Final = 1_000_000_000
 
 
-async def shortage(spec: JobSpec, memory_gb: float) -> str | None:
-    """What this host lacks for the job, in words; None when it has enough. Gigabytes are powers of ten.
+async def shortage(spec: JobSpec, profile: WorkerCapabilities) -> str | None:
+    """What this host lacks for the job, in words; None when it has enough.
 
-    Raises OperationFailed when the output's filesystem cannot be measured.
+    Its lane has brought the job here, so capabilities are not looked at again; the disk space that counts
+    is the space where the outputs go. Raises OperationFailed when that cannot be measured.
     """
-    asked = spec.capability_requirements
-    if asked.min_memory_gb is not None and memory_gb < asked.min_memory_gb:
-        return f"it asks for {asked.min_memory_gb:g} GB of memory and the host has {memory_gb:g}"
-    if asked.min_disk_space_gb is None:
-        return None
-    free = await anyio.to_thread.run_sync(_free_gb, Path(spec.artifacts.output_path))
-    if free < asked.min_disk_space_gb:
-        return f"it asks for {asked.min_disk_space_gb:g} GB of disk space and the host has {free:.1f}"
-    return None
+    demand = Demand.of(spec, frozenset())
+    if demand.disk_space_gb is not None:
+        free = await anyio.to_thread.run_sync(_free_gb, Path(spec.artifacts.output_path))
+        profile = msgspec.structs.replace(profile, disk_space_gb=free)
+    return "; ".join(lacks(profile, demand)) or None
 
 
 def _free_gb(directory: Path) -> float:
     """Room where the directory is, or will be made."""
     existing = next(each for each in (directory, *directory.parents) if each.exists())
-    return free_bytes(existing) / GIGABYTE
+    return round(free_bytes(existing) / GIGABYTE, 1)

@@ -18,14 +18,16 @@ from h2kbus.slots import Slot, Slots
 from subjects.catalog import OperationCatalog
 from subjects.codec import encode
 from subjects.events import milestone
-from subjects.fleet import WorkerCapabilities
-from subjects.topology import Topology
+from subjects.fleet import WorkerCapabilities, WorkerOrder
+from subjects.topology import REPROBE_SECONDS, Topology
 from workers.artifacts import upload_log
 from workers.claim import Claims
 from workers.complete import Settlement
 from workers.execute import execute
 from workers.lanes import LaneWatch
 from workers.lease import HeldLease, LeaseKeeper
+from workers.orders import Orders
+from workers.profile import Detect, Profile
 from workers.pull import LanePuller
 from workers.registry import Registry
 
@@ -37,32 +39,39 @@ GATHER_SECONDS: Final = 0.002
 
 
 class Worker:
-    """Serves the lanes of one pool. `profile` is what it advertises; its true capabilities route."""
+    """Serves the lanes of one pool. `found` is what it advertises; its true capabilities route.
+
+    With `detect` it looks again from time to time, and joins and leaves lanes accordingly.
+    """
 
     def __init__(
         self,
         connection: Connection,
         topology: Topology,
         catalog: OperationCatalog,
-        profile: WorkerCapabilities,
+        found: WorkerCapabilities,
+        detect: Detect | None = None,
+        reprobe_seconds: float = REPROBE_SECONDS,
     ) -> None:
         self._connection = connection
         self._topology = topology
         self._catalog = catalog
-        self._profile = profile
-        tokens = frozenset(token for token, proven in profile.capabilities.items() if proven)
-        self._capabilities = tokens
-        self._slots = Slots(profile.max_concurrent_jobs)
+        self._profile = Profile(found, detect, self._on_capabilities, reprobe_seconds)
+        self._worker_id = found.worker_id
+        self._slots = Slots(found.max_concurrent_jobs)
         # A job whose end is being told has given back its slot already.
-        self._crew = Crew(2 * profile.max_concurrent_jobs, self._work)
+        self._crew = Crew(2 * found.max_concurrent_jobs, self._work)
         self._keeper = LeaseKeeper()
-        self._claims = Claims(connection, topology, profile.worker_id, profile.memory_gb)
+        self._draining = False
+        self._cordoned = False
         self._settlement = Settlement(connection, topology)
-        self._puller = LanePuller(connection, topology, tokens)
-        self._lanes = LaneWatch(connection, topology, profile.pool, tokens, self._on_lanes)
+        self._puller = LanePuller(connection, topology)
+        self._claims = Claims(connection, topology, self._describe, self._puller.stand_back)
+        self._lanes = LaneWatch(connection, topology, found.pool, self._on_lanes)
+        self._lanes.set_capabilities(self._profile.capabilities)
+        self._orders = Orders(connection, topology, found.worker_id, self._on_order)
         self._registry = Registry(connection, topology, self._describe)
         self._pulling = anyio.CancelScope()
-        self._draining = False
 
     async def serve(
         self, *, grace: float, task_status: TaskStatus[Callable[[], None]] = anyio.TASK_STATUS_IGNORED
@@ -72,12 +81,15 @@ class Worker:
         Once ready it gives `drain` to `task_status`.
         """
         await self._registry.join()
+        await self._orders.read()
         await self._puller.open()
         async with anyio.create_task_group() as background:
             background.start_soon(self._lanes.run)
             background.start_soon(self._registry.run)
             background.start_soon(self._keeper.run)
             background.start_soon(self._listen)
+            background.start_soon(self._orders.run)
+            background.start_soon(self._profile.run)
             task_status.started(self.drain)
             async with anyio.create_task_group() as jobs:
                 jobs.start_soon(self._crew.serve)
@@ -93,6 +105,7 @@ class Worker:
         """Take no more jobs; `serve` returns once those that run are finished or handed back."""
         self._draining = True
         self._pulling.cancel()
+        self._registry.hurry()
 
     async def _pump(self) -> None:
         while True:
@@ -131,7 +144,7 @@ class Worker:
         self._keeper.add(lease)
         try:
             await self._tell_claim(lease)
-            outcome = await execute(lease, self._catalog, self._capabilities)
+            outcome = await execute(lease, self._catalog, self._profile.capabilities)
             outcome = await upload_log(self._connection, self._topology, lease, outcome)
             await self._settlement.settle(lease, outcome, slot.give_back)
         finally:
@@ -163,7 +176,7 @@ class Worker:
             with contextlib.suppress(anyio.WouldBlock, UnicodeDecodeError):
                 send.send_nowait(message.data.decode())
 
-        control = self._topology.grammar.control(self._profile.worker_id)
+        control = self._topology.grammar.control(self._worker_id)
         subscription = await self._connection.listen(control, on_message)
         try:
             async for job_id in receive:
@@ -175,12 +188,29 @@ class Worker:
                 await subscription.unsubscribe()
 
     def _on_lanes(self) -> None:
-        self._puller.serve(self._lanes.lanes)
+        self._puller.serve(() if self._cordoned else self._lanes.lanes, self._profile.capabilities)
+
+    def _on_capabilities(self) -> None:
+        self._lanes.set_capabilities(self._profile.capabilities)
+        self._on_lanes()
+        self._registry.hurry()
+
+    def _on_order(self, order: WorkerOrder | None) -> None:
+        if order is not None and order.order == "drain" and not self._draining:
+            log.info("told by %s to drain", order.by)
+            self.drain()
+        cordoned = order is not None and order.order == "cordon"
+        if cordoned != self._cordoned:
+            log.info("told to take no more jobs" if cordoned else "told to take jobs again")
+            self._cordoned = cordoned
+            self._on_lanes()
+            self._registry.hurry()
 
     def _describe(self) -> WorkerCapabilities:
         return msgspec.structs.replace(
-            self._profile,
+            self._profile.found,
             free_slots=self._slots.free,
             running_jobs=self._keeper.job_ids,
             draining=self._draining,
+            cordoned=self._cordoned,
         )

@@ -7,7 +7,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from h2kbus import __version__
-from h2kbus.cli import dead, fleet, inspection, jobs, machine, processes, submit
+from h2kbus.cli import dead, fleet, inspection, jobs, limits, machine, processes, setup, submit
+from h2kbus.cli import explain as explanation
 from h2kbus.cli.exits import Exit, exit_code, explain
 from h2kbus.cli.invocation import Invocation, hoist
 from h2kbus.errors import H2KBusError
@@ -67,7 +68,7 @@ def shared(
     context.obj = Invocation(flags, json)
 
 
-for module in (submit, inspection, jobs, dead, fleet, processes, machine):
+for module in (submit, inspection, jobs, limits, explanation, dead, fleet, setup, processes, machine):
     module.register(app)
 
 

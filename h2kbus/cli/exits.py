@@ -14,6 +14,7 @@ from h2kbus.errors import (
     JobNotFound,
     OperationFailed,
     SettingsError,
+    WorkerNotFound,
 )
 
 
@@ -37,6 +38,7 @@ EXITS: Final[tuple[tuple[type[H2KBusError], Exit], ...]] = (
     (SettingsError, Exit.USAGE),
     (DuplicateJob, Exit.USAGE),
     (JobFinished, Exit.USAGE),
+    (WorkerNotFound, Exit.USAGE),
     (OperationFailed, Exit.JOB_FAILED),
     (H2KBusError, Exit.INTERNAL),
 )

@@ -87,7 +87,7 @@ def ls(
         for record in records:
             print_json(record)
         return
-    titles = ("JOB", "STATE", "OPERATION", "PRIORITY", "ATTEMPT", "PROGRESS", "WORKER", "UPDATED")
+    titles = ("JOB", "STATE", "OPERATION", "PRIORITY", "ATTEMPT", "PROGRESS", "WORKER", "UPDATED", "WAITS")
     print_table(titles, (_row(record) for record in records))
 
 
@@ -218,4 +218,5 @@ def _row(record: JobRecord) -> tuple[object, ...]:
         percent,
         worker,
         updated,
+        record.pending_reason or "",
     )

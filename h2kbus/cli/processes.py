@@ -16,7 +16,7 @@ import typer
 from anyio.abc import TaskStatus
 
 from h2kbus.cli.exits import say
-from h2kbus.cli.fleet import Capabilities, new_worker_id, read_switches
+from h2kbus.cli.fleet import Capabilities, NoCapabilities, new_worker_id, read_switches
 from h2kbus.cli.loop import run as run_async
 from h2kbus.cli.output import print_json
 from h2kbus.cli.submit import Plugins
@@ -33,7 +33,7 @@ from subjects.grammar import Grammar
 from subjects.lease import LEASE_SECONDS, MIN_LEASE_SECONDS
 from subjects.record import JobRecord
 from subjects.spec import DEFAULT_POOL, JobSpec
-from subjects.topology import Topology
+from subjects.topology import REPROBE_SECONDS, Topology
 
 MAX_SLOTS: Final = 10
 DEFAULT_SLOTS: Final = min(MAX_SLOTS, os.cpu_count() or 1)
@@ -63,6 +63,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     slots: int = DEFAULT_SLOTS
     grace: float = DEFAULT_GRACE
     switches: dict[str, bool] = {}
+    max_disk_size_tb: float = 0.0
+    reprobe_seconds: float = REPROBE_SECONDS
 
 
 def register(app: typer.Typer) -> None:
@@ -105,6 +107,11 @@ def worker(
         str | None, typer.Option("--id", help="An id of your own [host and random].")
     ] = None,
     capability: Capabilities = [],  # noqa: B006 - typer copies it
+    no_capability: NoCapabilities = [],  # noqa: B006 - typer copies it
+    max_disk_tb: Annotated[float, typer.Option(min=0, help="The largest disk to take; 0 for any.")] = 0.0,
+    reprobe: Annotated[
+        float, typer.Option(min=10, help="Seconds after which capabilities are probed again.")
+    ] = REPROBE_SECONDS,
     operations: Plugins = [],  # noqa: B006 - typer copies it
     verbose: Verbose = False,
 ) -> None:
@@ -113,7 +120,14 @@ def worker(
     It pulls the jobs that this machine can do. SIGTERM or Ctrl-C drains it; a second one ends it.
     """
     set_up_logging(verbose)
-    options = WorkerOptions(pool=pool, slots=slots, grace=grace, switches=read_switches(capability))
+    options = WorkerOptions(
+        pool=pool,
+        slots=slots,
+        grace=grace,
+        switches=read_switches(capability, no_capability),
+        max_disk_size_tb=max_disk_tb,
+        reprobe_seconds=reprobe,
+    )
     settings = context.obj.settings("h2kbus-worker")
     run_async(_worker, settings, load_catalog(operations), options, worker_id or new_worker_id())
 
@@ -160,7 +174,7 @@ async def local_bus(data_dir: Path | None = None, *, operations: Sequence[str] =
         settings = ConnectionSettings(url=server.url)
         async with connect_client(settings=settings) as bus, anyio.create_task_group() as group:
             await group.start(_serve_scheduler, settings, topology, catalog)
-            await group.start(_serve_worker, settings, topology, catalog, profile, 0.0)
+            await group.start(_serve_worker, settings, topology, catalog, profile, WorkerOptions(grace=0.0))
             yield bus
             group.cancel_scope.cancel()
 
@@ -189,7 +203,7 @@ async def _up(
         settings = ConnectionSettings(url=server.url, root=topology.grammar.root)
         services: list[Service] = [functools.partial(_serve_scheduler, settings, topology, catalog)]
         services += [
-            functools.partial(_serve_worker, settings, topology, catalog, profile, options.grace)
+            functools.partial(_serve_worker, settings, topology, catalog, profile, options)
             for profile in profiles
         ]
         ids = [profile.worker_id for profile in profiles]
@@ -213,7 +227,7 @@ async def _worker(
 ) -> None:
     profile = await _profile(catalog, options, worker_id)
     topology = Topology(Grammar(settings.root))
-    service = functools.partial(_serve_worker, settings, topology, catalog, profile, options.grace)
+    service = functools.partial(_serve_worker, settings, topology, catalog, profile, options)
     await serve([service], lambda: say(f"worker {worker_id} is ready; Ctrl-C drains it"))
 
 
@@ -269,15 +283,19 @@ async def _serve_worker(
     topology: Topology,
     catalog: OperationCatalog,
     profile: WorkerCapabilities,
-    grace: float,
+    options: WorkerOptions,
     *,
     task_status: TaskStatus[Drain],
 ) -> None:
     from workers.service import Worker
 
     async with connect(settings) as connection, _while_connected(connection):
-        worker = Worker(connection, topology, catalog, profile)
-        await worker.serve(grace=grace, task_status=task_status)
+        # What is not there any more ends a capability, not the worker: nothing is insisted on again.
+        switched_off = {token: False for token, wanted in options.switches.items() if not wanted}
+        later = msgspec.structs.replace(options, switches=switched_off)
+        detect = functools.partial(_profile, catalog, later, profile.worker_id)
+        worker = Worker(connection, topology, catalog, profile, detect, options.reprobe_seconds)
+        await worker.serve(grace=options.grace, task_status=task_status)
 
 
 @contextlib.asynccontextmanager
@@ -304,6 +322,7 @@ async def _profile(catalog: OperationCatalog, options: WorkerOptions, worker_id:
         work_dir=Path.cwd(),
         plugin_tokens=catalog.plugin_tokens,
         overrides=options.switches,
+        max_disk_size_tb=options.max_disk_size_tb,
     )
 
 

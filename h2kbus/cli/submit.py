@@ -42,6 +42,10 @@ Policy = Annotated[
 ImageFormat = Annotated[str | None, typer.Option("--format", help="The image's format [detected].")]
 Checksum = Annotated[str | None, typer.Option(help="SHA-256 of the image, verified first.")]
 JobId = Annotated[str | None, typer.Option("--job-id", help="An id of your own [generated].")]
+Limit = Annotated[
+    list[str],
+    typer.Option(metavar="LABEL=NUMBER", help="Run at most so many jobs with this label at once."),
+]
 Tags = Annotated[list[str], typer.Option("--tag", metavar="KEY=VALUE", help="A tag for the audit trail.")]
 Plugins = Annotated[
     list[str], typer.Option("--operations", metavar="MODULE:ATTR", help="A plug-in operation to load.")
@@ -77,6 +81,7 @@ def submit(
     checksum: Checksum = None,
     job_id: JobId = None,
     tags: Tags = [],  # noqa: B006 - typer copies it
+    limit: Limit = [],  # noqa: B006 - typer copies it
     wait: Annotated[bool, typer.Option("--wait", help="Follow the jobs to their end.")] = False,
 ) -> None:
     r"""Submit jobs and print their ids.
@@ -92,10 +97,11 @@ def submit(
     if bool(files) == bool(operation):
         raise SettingsError("give either files or --operation with --image and --output-dir")
     if files:
-        specs = _from_files(files, output_dir)
+        specs = specs_of(files, output_dir)
     else:
         described = _described(operation, image, output_dir, settings, image_format, checksum)
         described["execution_policy"] = read_policy(policy, priority)
+        described["limit"] = dict(_limit(each) for each in limit)
         specs = iter([with_audit(described, job_id, tags)])
     raise typer.Exit(run_async(_submit, context.obj, specs, wait))
 
@@ -223,7 +229,8 @@ def verdict_exit(record: JobRecord) -> Exit | None:
     return Exit.USAGE if refusal(Entry(record, 0)) else None
 
 
-def _from_files(files: Sequence[str], output_dir: Path | None) -> Iterator[JobSpec]:
+def specs_of(files: Sequence[str], output_dir: Path | None = None) -> Iterator[JobSpec]:
+    """The jobs in files, in order; - is stdin. Raises InvalidMessage with the field's path."""
     defaults = Defaults(requested_by=_user(), output_dir=str(output_dir.absolute()) if output_dir else None)
     for name in files:
         source: Any = sys.stdin.buffer if name == "-" else Path(name)
@@ -265,6 +272,14 @@ def with_audit(document: dict[str, Any], job_id: str | None, tags: Sequence[str]
     """The job, submitted in the name of the local user. Raises InvalidMessage."""
     audit = {"requested_by": _user(), "tags": dict(_pair("--tag", each) for each in tags)}
     return convert(JobSpec, {**document, "job_id": job_id, "audit": audit})
+
+
+def _limit(text: str) -> tuple[str, Any]:
+    """`label=number`; a label may hold a `=` itself."""
+    label, _, number = text.rpartition("=")
+    if not (label and number.isdecimal()):
+        raise SettingsError(f"--limit {text!r}: write it as label=number")
+    return label, int(number)
 
 
 def _pair(option: str, text: str, *, typed: bool = False) -> tuple[str, Any]:

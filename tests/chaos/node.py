@@ -20,6 +20,7 @@ import h2kbus.store
 import scheduler.dispatch
 import scheduler.duties
 import scheduler.locks
+import scheduler.sweep
 import workers.capabilities
 import workers.claim
 import workers.complete
@@ -134,7 +135,11 @@ def without_rescue() -> None:
         duty = duty_of(*args, **more)
         return duty if duty in (duties.ADMIT, duties.EXPIRE) else None
 
+    async def put_back(*_: Any) -> None:
+        """What has vanished from its lane stays away."""
+
     replace(scheduler.duties, duty_of=blind)
+    replace(scheduler.sweep.Sweep, _put_back=put_back)
 
 
 def without_image_locks() -> None:

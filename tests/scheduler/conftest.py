@@ -1,5 +1,6 @@
 """Commands as any NATS client sends them, and what the scheduler made of them."""
 
+import datetime as dt
 from typing import Any
 
 import anyio
@@ -7,10 +8,15 @@ import msgspec
 import pytest
 
 from h2kbus.client import Bus
+from h2kbus.store import Entry
 from subjects.codec import decode, encode
+from subjects.lifecycle import claimed, publishing
+from subjects.operations import plugin_token
 from subjects.record import DeadLetter, JobRecord
 from subjects.spec import JobSpec
-from tests.conftest import Fleet, rehearsal
+from tests.conftest import Fleet, rehearsal, worker_profile
+
+TOKEN = plugin_token("rehearse")
 
 
 @pytest.fixture
@@ -55,3 +61,25 @@ async def accepted(bus: Bus, spec: JobSpec) -> JobRecord:
 def changed(**fields: Any) -> bytes:
     """A valid job with these fields instead, as a client would send it."""
     return encode({**msgspec.to_builtins(rehearsal()), **fields})
+
+
+async def lives(bus: Bus, worker_id: str, **profile: Any) -> None:
+    """A heartbeat of a worker that takes nothing."""
+    worker = worker_profile(worker_id, tokens=(TOKEN,), **profile)
+    await bus.connection.publish(bus.topology.worker_subject(worker_id), encode(worker))
+
+
+async def held_by_a_dead_worker(
+    bus: Bus, spec: JobSpec, lease_seconds: float, *, published: bool = False
+) -> Entry:
+    """A job that was claimed by a worker of which nothing is heard any more, its message taken along."""
+    await accepted(bus, spec)
+    entry = await bus.store.get(spec.job_id or "")
+    record = claimed(
+        entry.record,
+        worker_id="dead",
+        revision=entry.revision,
+        now=dt.datetime.now(dt.UTC),
+        lease_seconds=lease_seconds,
+    )
+    return await bus.store.swap(publishing(record) if published else record, entry.revision)

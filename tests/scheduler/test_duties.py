@@ -10,20 +10,19 @@ import pytest
 from h2kbus.cli.app import first_error
 from h2kbus.client import Bus
 from h2kbus.errors import BusError, JobNotFound
-from h2kbus.store import Entry
 from h2kbus.watch import EventFeed
-from scheduler import duties, mending
+from scheduler import mending, sweep
 from scheduler.service import Scheduler
 from subjects.codec import decode
 from subjects.codes import ErrorCode
-from subjects.lifecycle import claimed, failed, publishing
+from subjects.lifecycle import failed
 from subjects.locks import ImageLock
 from subjects.record import JobRecord
 from subjects.result import JobError
 from subjects.spec import JobSpec
 from subjects.states import State
 from tests.conftest import Fleet, rehearsal
-from tests.scheduler.conftest import accepted, count
+from tests.scheduler.conftest import accepted, count, held_by_a_dead_worker
 
 LEASE = 3.0
 
@@ -45,26 +44,12 @@ async def until(bus: Bus, job_id: str, *states: State) -> JobRecord:
     return record
 
 
-async def held_by_a_dead_worker(bus: Bus, spec: JobSpec, *, published: bool = False) -> Entry:
-    """A job that was claimed by a worker of which nothing is heard any more, its message taken along."""
-    await accepted(bus, spec)
-    entry = await bus.store.get(spec.job_id or "")
-    record = claimed(
-        entry.record,
-        worker_id="dead",
-        revision=entry.revision,
-        now=dt.datetime.now(dt.UTC),
-        lease_seconds=LEASE,
-    )
-    return await bus.store.swap(publishing(record) if published else record, entry.revision)
-
-
 def trail(record: JobRecord) -> list[str]:
     return [str(each.to) for each in record.transitions]
 
 
 async def test_job_of_a_lost_worker_is_shown_as_such_and_given_out_again(bus: Bus, watchful: Fleet) -> None:
-    await held_by_a_dead_worker(bus, rehearsal(job_id="j1", policy={"retry_count": 1}))
+    await held_by_a_dead_worker(bus, rehearsal(job_id="j1", policy={"retry_count": 1}), LEASE)
     record = await until(bus, "j1", State.RETRYING)
     assert record.errors[-1].code is ErrorCode.WORKER_LOST
     assert record.errors[-1].message == "dead went silent"
@@ -78,7 +63,7 @@ async def test_job_of_a_lost_worker_is_shown_as_such_and_given_out_again(bus: Bu
 async def test_lost_job_that_may_not_run_again_fails_without_any_worker(
     bus: Bus, watchful: Fleet, policy: dict[str, object]
 ) -> None:
-    await held_by_a_dead_worker(bus, rehearsal(job_id="j1", policy=policy))
+    await held_by_a_dead_worker(bus, rehearsal(job_id="j1", policy=policy), LEASE)
     record = await until(bus, "j1", State.FAILED)
     assert record.result is not None
     assert record.result.error is not None
@@ -87,7 +72,7 @@ async def test_lost_job_that_may_not_run_again_fails_without_any_worker(
 
 
 async def test_lost_job_is_cleared_away_by_the_next_worker(bus: Bus, watchful: Fleet, tmp_path: Path) -> None:
-    entry = await held_by_a_dead_worker(bus, rehearsal(job_id="j1", output=str(tmp_path)))
+    entry = await held_by_a_dead_worker(bus, rehearsal(job_id="j1", output=str(tmp_path)), LEASE)
     left = tmp_path / f".h2kbus-j1-{entry.record.lease.token if entry.record.lease else 0}"
     left.mkdir()
     await until(bus, "j1", State.FAILED)
@@ -104,7 +89,7 @@ async def test_job_lost_while_publishing_is_settled_by_a_worker_and_not_run_agai
     spec = rehearsal(
         job_id="j1", output=str(tmp_path), mark=str(tmp_path / "mark"), policy={"idempotent": False}
     )
-    await held_by_a_dead_worker(bus, spec, published=True)
+    await held_by_a_dead_worker(bus, spec, LEASE, published=True)
     await watchful.worker()
     record = await until(bus, "j1", State.FAILED)
     assert record.result is not None
@@ -114,7 +99,7 @@ async def test_job_lost_while_publishing_is_settled_by_a_worker_and_not_run_agai
 
 
 async def test_lost_job_that_was_being_cancelled_is_cancelled(bus: Bus, watchful: Fleet) -> None:
-    await held_by_a_dead_worker(bus, rehearsal(job_id="j1", policy={"retry_count": 3}))
+    await held_by_a_dead_worker(bus, rehearsal(job_id="j1", policy={"retry_count": 3}), LEASE)
     await bus.cancel("j1", "not needed")
     record = await until(bus, "j1", State.CANCELLED)
     assert trail(record)[-1] == "CANCELLED"
@@ -129,7 +114,7 @@ async def test_job_whose_message_vanished_is_put_in_its_lane_again(bus: Bus, wat
 
 async def test_end_that_nobody_has_told_is_told(bus: Bus, watchful: Fleet) -> None:
     """The worker died right after it had written the record, and its message has vanished as well."""
-    entry = await held_by_a_dead_worker(bus, rehearsal(job_id="j1"))
+    entry = await held_by_a_dead_worker(bus, rehearsal(job_id="j1"), LEASE)
     lost = JobError(code=ErrorCode.TOOL_FAILED, message="made up")
     ended = failed(entry.record, lost, now=dt.datetime.now(dt.UTC), by="dead")
     await bus.store.swap(ended, entry.revision)
@@ -150,7 +135,7 @@ async def test_live_worker_keeps_its_job_beyond_a_lease(bus: Bus, watchful: Flee
 
 async def test_two_schedulers_take_a_lost_job_back_once(bus: Bus, watchful: Fleet) -> None:
     await watchful.scheduler("scheduler-2", lease_seconds=LEASE)
-    await held_by_a_dead_worker(bus, rehearsal(job_id="j1", policy={"retry_count": 5}))
+    await held_by_a_dead_worker(bus, rehearsal(job_id="j1", policy={"retry_count": 5}), LEASE)
     await until(bus, "j1", State.RETRYING)
     await anyio.sleep(LEASE / 2)
     record = await bus.status("j1")
@@ -174,7 +159,7 @@ async def test_job_that_has_waited_for_long_is_written_anew(
     bus: Bus, watchful: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = await bus.store.get((await accepted(bus, conversion("a"))).job_id)
-    monkeypatch.setattr(duties, "REFRESH_SECONDS", 1)
+    monkeypatch.setattr(sweep, "REFRESH_SECONDS", 1)
     with anyio.fail_after(20):
         while (later := await bus.store.get("a")).revision == entry.revision:
             await anyio.sleep(0.05)
@@ -252,7 +237,7 @@ async def test_second_job_that_writes_an_image_waits_for_the_first(bus: Bus, wat
     assert second.pending_reason == "waits for job a, which writes /nowhere/out/disk.qcow2"
     await bus.cancel("a")
     record = await until(bus, "b", State.QUEUED)
-    assert (record.pending_reason, await locks(bus)) == (None, ["b"])
+    assert (record.pending_reason, await locks(bus)) == ("no live worker", ["b"])
 
 
 async def test_lock_is_given_back_when_its_job_has_ended(bus: Bus, watchful: Fleet) -> None:

@@ -27,7 +27,7 @@ def live(job: JobGlimpse, written: dt.datetime = NOON) -> LiveJob:
 
 def due(job: JobGlimpse, *, after: float = 0.0, clock: dt.datetime = NOON) -> Duty | None:
     """The duty about a job whose record was seen so many seconds ago."""
-    return duty_of(live(job), now=1000.0 + after, clock=clock, lease_seconds=60)
+    return duty_of(live(job), now=1000.0 + after, clock=clock)
 
 
 @pytest.mark.parametrize(("after", "duty"), [(0, None), (53.9, None), (54.1, Duty.LOST)])
@@ -41,8 +41,8 @@ def test_a_holder_that_renews_and_does_not_end_is_overdue_after_its_time_and_a_l
     job = live(glimpse(State.PROGRESSING, lease=LEASE, timeout_seconds=100))
     again = glimpse(State.PROGRESSING, lease=LEASE, timeout_seconds=100)
     job.renew(Change(again, 8, NOON.isoformat()), 1150.0)
-    assert duty_of(job, now=1159.0, clock=NOON, lease_seconds=60) is None
-    assert duty_of(job, now=1161.0, clock=NOON, lease_seconds=60) is Duty.OVERDUE
+    assert duty_of(job, now=1159.0, clock=NOON) is None
+    assert duty_of(job, now=1161.0, clock=NOON) is Duty.OVERDUE
 
 
 def test_another_claim_starts_the_time_anew() -> None:
@@ -50,15 +50,7 @@ def test_another_claim_starts_the_time_anew() -> None:
     other = Lease(worker_id="w2", token=9, seconds=60)
     again = glimpse(State.RUNNING, lease=other, timeout_seconds=100)
     job.renew(Change(again, 9, NOON.isoformat()), 1150.0)
-    assert duty_of(job, now=1200.0, clock=NOON, lease_seconds=60) is None
-
-
-@pytest.mark.parametrize("state", [State.QUEUED, State.RETRYING])
-@pytest.mark.parametrize(("after", "duty"), [(59, None), (61, Duty.DELIVER)])
-def test_a_job_that_waits_for_long_is_looked_for_in_its_lane(
-    state: State, after: float, duty: Duty | None
-) -> None:
-    assert due(glimpse(state), after=after) is duty
+    assert duty_of(job, now=1200.0, clock=NOON) is None
 
 
 @pytest.mark.parametrize(
@@ -90,11 +82,10 @@ def test_a_deadline_to_come_changes_nothing() -> None:
     assert due(glimpse(State.RUNNING, lease=LEASE, deadline=NOON + HOUR)) is None
 
 
-@pytest.mark.parametrize("state", [State.VALIDATED, State.QUEUED, State.RETRYING])
 @pytest.mark.parametrize(("days", "refreshed"), [(6, False), (8, True)])
 def test_a_job_that_waits_for_a_week_is_written_anew_before_its_record_expires(
-    state: State, days: int, refreshed: bool
+    days: int, refreshed: bool
 ) -> None:
-    waiting = live(glimpse(state, not_before=NOON + HOUR), NOON - dt.timedelta(days=days))
-    duty = duty_of(waiting, now=1061.0, clock=NOON, lease_seconds=60)
+    waiting = live(glimpse(State.VALIDATED, not_before=NOON + HOUR), NOON - dt.timedelta(days=days))
+    duty = duty_of(waiting, now=1061.0, clock=NOON)
     assert (duty is Duty.REFRESH) == refreshed

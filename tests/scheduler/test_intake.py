@@ -13,9 +13,12 @@ from h2kbus.connection import Connection
 from h2kbus.provision import provision
 from h2kbus.pull import Delivery, PullInbox, PullRequest
 from h2kbus.store import JobStore
+from scheduler.admission import Admission
 from scheduler.dispatch import Dispatch
+from scheduler.fleet import FleetView
 from scheduler.intake import Intake
 from scheduler.lanes import LaneRegistry
+from scheduler.limits import Limits
 from scheduler.locks import ImageLocks
 from subjects.catalog import OperationCatalog
 from subjects.codec import decode, encode
@@ -35,10 +38,13 @@ async def redelivered(connection: Connection, topology: Topology) -> AsyncIterat
     await provision(connection, topology)
     catalog = OperationCatalog()
     store = JobStore(connection, topology)
+    fleet = FleetView(connection, topology)
+    locks = ImageLocks(connection, topology, store, catalog)
     intake = Intake(
         Dispatch(connection, topology, store, "scheduler-1"),
         LaneRegistry(connection, topology),
-        ImageLocks(connection, topology, store, catalog),
+        Admission(locks, Limits(connection, topology, store), fleet),
+        fleet,
         catalog,
     )
     deliveries: list[Delivery] = []

@@ -6,9 +6,10 @@ import anyio
 import msgspec
 import pytest
 
-from h2kbus.client import Bus, read_lanes
+from h2kbus.client import Bus
 from h2kbus.connection import Connection
 from h2kbus.errors import InvalidMessage
+from h2kbus.fleet import read_lanes
 from h2kbus.provision import provision
 from scheduler import lanes
 from scheduler.lanes import LaneRegistry

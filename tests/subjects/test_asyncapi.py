@@ -14,6 +14,7 @@ from jsonschema import Draft7Validator
 
 from subjects.commands import Verb
 from subjects.grammar import Grammar
+from subjects.limits import label_key
 from subjects.locks import lock_key, lock_of
 from subjects.schema import MESSAGES, asyncapi, documents
 from subjects.topology import Topology
@@ -120,6 +121,9 @@ def test_the_addresses_are_those_that_the_grammar_builds(root: str) -> None:
         "records": topology.record_subject("j1"),
         "workers": topology.worker_subject("w1"),
         "lanes": topology.lane_subject("default", "kvm+nbd", 10),
+        "places": topology.place_subject(label_key("source-host/esx-07.lan"), 3),
+        "ceilings": topology.ceiling_subject("source-host/esx-07.lan"),
+        "orders": topology.order_subject("w1"),
         "locks": topology.lock_subject(lock_key(lock_of("default", "/a", "j1"))),
     }
     document = asyncapi(root)

@@ -19,7 +19,8 @@ from subjects.codec import convert, encode
 from subjects.codes import ErrorCode
 from subjects.commands import CancelCommand, RetryCommand
 from subjects.events import milestone
-from subjects.fleet import LaneAnnouncement, WorkerCapabilities
+from subjects.fleet import LaneAnnouncement, WorkerCapabilities, WorkerOrder
+from subjects.limits import Ceiling, Place
 from subjects.locks import lock_of
 from subjects.record import DeadLetter, JobRecord, LaneMessage, ProgressSummary
 from subjects.result import JobError, JobResult, Metrics, Outputs
@@ -124,6 +125,9 @@ def examples() -> Iterator[msgspec.Struct]:
     )
     yield WorkerCapabilities(worker_id="w1", hostname="h", last_heartbeat=NOW, running_jobs=("j1",))
     yield lock_of("default", "/out/disk.qcow2", "j1")
+    yield WorkerOrder(order="cordon", by="ann", at=NOW)
+    yield Place(label="source-host/esx-07", number=0, job_id="j1")
+    yield Ceiling(at_most=4, by="ann", at=NOW)
     yield LaneAnnouncement(pool="default", lane="qemu-img", priority=5, consumer="default_qemu-img_5")
     yield from (each.parameters() for each in BUILT_IN)
     yield ConvertParameters(subformat="streamOptimized")

@@ -213,6 +213,7 @@ def test_a_v1_job_is_accepted_unchanged() -> None:
     written = json.loads(encode(spec))
     # What v1 does not know has no value.
     assert [written["execution_policy"].pop(each) for each in ("deadline", "not_before")] == [None, None]
+    assert written.pop("limit") == {}
     assert written == {**V1_JOB, "created_at": "2026-03-01T12:30:45.123456Z", "pool": "default"}
 
 

@@ -58,6 +58,7 @@ def test_every_store_of_the_contract_is_there_and_no_other() -> None:
         "KV_h2k_workers",
         "KV_h2k_lanes",
         "KV_h2k_locks",
+        "KV_h2k_settings",
         "OBJ_h2k_artifacts",
     }
 

@@ -2,6 +2,7 @@ import pytest
 
 from h2kbus.connection import Connection
 from h2kbus.pull import Delivery
+from subjects.fleet import LaneAnnouncement
 from subjects.topology import Topology
 from workers.pull import LanePuller
 
@@ -12,7 +13,8 @@ async def test_what_arrives_while_a_surplus_is_given_back_is_neither_lost_nor_do
     connection: Connection, topology: Topology, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing real can be made to arrive in that very moment, so the sending of the answer is watched."""
-    puller = LanePuller(connection, topology, frozenset())
+    puller = LanePuller(connection, topology)
+    puller.serve((LaneAnnouncement(pool="default", lane="any", priority=5, consumer="lane"),), frozenset())
     first, second, late = (Delivery(connection, each, b"", each, "lane", 1) for each in ("a", "b", "c"))
     given_back: list[str] = []
 

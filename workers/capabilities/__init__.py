@@ -31,8 +31,11 @@ async def detect(
     work_dir: Path,
     plugin_tokens: frozenset[str] = frozenset(),
     overrides: Mapping[str, bool] | None = None,
+    max_disk_size_tb: float = 0.0,
 ) -> WorkerCapabilities:
     """The profile that a worker on this machine advertises; `work_dir` is on the disk for its outputs.
+
+    `max_disk_size_tb` is the largest disk that it takes, in terabytes; 0 for any.
 
     Raises SettingsError for overrides as `probe_all` does, and for a `work_dir` that cannot be measured.
     """
@@ -48,7 +51,7 @@ async def detect(
         version=__version__,
         execution_mode=host.execution_mode(),
         capability_level=level_of(each.token for each in findings if each.proven),
-        max_disk_size_tb=round(disk_gb / 1000, 3),
+        max_disk_size_tb=max_disk_size_tb,
         max_concurrent_jobs=slots,
         free_slots=slots,
         memory_gb=host.memory_gb(),

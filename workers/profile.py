@@ -1,0 +1,54 @@
+"""What this worker says of itself: found by probes when it starts, and found again while it runs."""
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from h2kbus.errors import H2KBusError
+from subjects.fleet import WorkerCapabilities
+from subjects.topology import REPROBE_SECONDS
+
+log = logging.getLogger("h2kbus.worker")
+
+Detect = Callable[[], Awaitable[WorkerCapabilities]]
+
+
+class Profile:
+    """The newest findings; `on_change` is called when capabilities have come or gone."""
+
+    def __init__(
+        self,
+        found: WorkerCapabilities,
+        detect: Detect | None,
+        on_change: Callable[[], None],
+        seconds: float = REPROBE_SECONDS,
+    ) -> None:
+        self.found = found
+        self._detect = detect
+        self._on_change = on_change
+        self._seconds = seconds
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """The tokens that are proven."""
+        return frozenset(token for token, proven in self.found.capabilities.items() if proven)
+
+    async def run(self) -> None:
+        """Look again and again, until cancelled. Without probes the first findings stand for ever."""
+        while self._detect is not None:
+            await anyio.sleep(self._seconds)
+            try:
+                self._learn(await self._detect())
+            except H2KBusError as error:
+                log.warning("the capabilities could not be probed again: %s", error)
+
+    def _learn(self, found: WorkerCapabilities) -> None:
+        before = self.capabilities
+        self.found = found
+        for token in sorted(self.capabilities - before):
+            log.info("capability %s has come: %s", token, found.evidence.get(token, ""))
+        for token in sorted(before - self.capabilities):
+            log.warning("capability %s is gone: %s", token, found.evidence.get(token, ""))
+        if self.capabilities != before:
+            self._on_change()
