@@ -104,6 +104,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--guests-table", metavar="FILE", help="write what was measured into this document")
 
 
+def pytest_configure() -> None:
+    """A shell's background jobs ignore Ctrl-C, and so would every program that they start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """The tests of whole hosts start containers: `make test-fleet` runs them, and nothing else does."""
     wanted = config.getoption("--fleet")

@@ -45,8 +45,8 @@ class Compose:
 
     def up(self) -> None:
         """Everything but the workers for guests, whose image takes a gigabyte."""
-        scale = ["--scale", f"plain={self._workers}", "--scale", "guests=0"]
-        self("up", "--detach", "--no-build", *scale)
+        scale = ["--scale", f"plain={self._workers}"]
+        self("up", "--detach", "--no-build", *scale, *NODES, "scheduler-1", "scheduler-2", "plain")
 
     def down(self) -> None:
         self("down", "--volumes", "--timeout", "5")
