@@ -43,6 +43,7 @@ def compose(images: str, place: Path) -> Iterator[Compose]:
         cluster.down()
 
 
+@pytest.mark.timeout(900)
 async def test_five_hundred_jobs_on_six_hosts_survive_the_loss_of_any_part(compose: Compose) -> None:
     place = compose.place
     settings = ConnectionSettings(url=f"nats://127.0.0.1:{compose.port}", connect_timeout_seconds=60)
