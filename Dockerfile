@@ -1,5 +1,7 @@
-# One image for every role: `h2kbus scheduler`, `h2kbus worker`, and the client commands.
-# A site without access to the official image passes a base of its own: Debian or Ubuntu with Python 3.11 or newer and its venv module.
+# Two images: `plain` for schedulers, the client commands and workers that convert and inspect; `guests` for workers
+# that also open, repair and boot guests. Both run as user 10001.
+# A site without access to the official image passes a base of its own: Debian or Ubuntu with Python 3.11 or newer and
+# its venv module. `guests` takes libguestfs from that base's distribution.
 ARG PYTHON_IMAGE=python:3.13-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
@@ -13,7 +15,7 @@ RUN /opt/h2kbus/bin/pip install --require-hashes --requirement requirements/buil
 COPY . .
 RUN /opt/h2kbus/bin/pip install --no-deps --no-build-isolation .
 
-FROM ${PYTHON_IMAGE}
+FROM ${PYTHON_IMAGE} AS plain
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends qemu-utils \
     && rm -rf /var/lib/apt/lists/* \
@@ -24,3 +26,13 @@ ENV PATH=/opt/h2kbus/bin:$PATH PYTHONUNBUFFERED=1
 USER h2kbus
 WORKDIR /var/lib/h2kbus
 ENTRYPOINT ["h2kbus"]
+
+FROM plain AS guests
+USER root
+# The appliance boots this image's own kernel, which its user must be able to read.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends \
+        linux-image-amd64 qemu-system-x86 ovmf libguestfs-tools python3-guestfs libguestfs-xfs virt-v2v nbdkit \
+    && rm -rf /var/lib/apt/lists/* \
+    && chmod 0644 /boot/vmlinuz-*
+USER h2kbus

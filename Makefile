@@ -1,6 +1,7 @@
 BIN := .venv/bin
 READY := .venv/.ready
 GUESTS := .venv/.guests
+HOSTS := .venv/.hosts
 # `make lock UPGRADE=1` moves to the newest versions; without it, only what pyproject.toml asks for changes.
 # Extras stay in the locks: older versions of pip take the newest release of a package that is named with an extra
 # anywhere, unless the pin names the extra too.
@@ -8,7 +9,7 @@ LOCK = $(BIN)/uv --no-config pip compile --quiet --universal --python-version 3.
 	--custom-compile-command "make lock" --no-emit-index-url $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-guests fast lint bench chaos lock clean
+.PHONY: help demo test test-guests test-fleet fast lint bench chaos lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +22,10 @@ $(GUESTS): $(READY)
 	.ci/setup guests
 	@touch $@
 
+$(HOSTS): $(READY)
+	.ci/setup hosts
+	@touch $@
+
 demo: $(READY) ## Convert a real disk over a real bus on this machine
 	$(BIN)/h2kbus demo
 
@@ -29,6 +34,9 @@ test: $(GUESTS) ## Run every test, with coverage, and one real guest per operati
 
 test-guests: $(GUESTS) ## Break, repair and boot every real guest; writes the table of docs/operations.md
 	$(BIN)/pytest tests/guests --guests all --guests-table docs/operations.md $(ARGS)
+
+test-fleet: $(HOSTS) ## Run the cluster of compose.yaml on six hosts in containers, and break its parts
+	$(BIN)/pytest tests/fleet --fleet $(ARGS)
 
 fast: $(GUESTS) ## Run the tests that are not slow, in about a minute
 	$(BIN)/pytest -m "not slow" $(ARGS)

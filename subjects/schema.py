@@ -24,7 +24,7 @@ from subjects.spec import JobSpec
 from subjects.topology import PULL_GROUP, RECORD_AGE_SECONDS, Topology
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
-CONTRACT_VERSION: Final = "1.0.0"
+CONTRACT_VERSION: Final = "1.1.0"
 
 MESSAGES: Final[tuple[type[msgspec.Struct], ...]] = (
     JobSpec,

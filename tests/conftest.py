@@ -100,7 +100,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--guests", choices=("family", "all"), default="family", help="one real guest per operation, or all"
     )
+    parser.addoption("--fleet", action="store_true", help="run the tests of several hosts, in containers")
     parser.addoption("--guests-table", metavar="FILE", help="write what was measured into this document")
+
+
+def pytest_configure() -> None:
+    """A shell's background jobs ignore Ctrl-C, and so would every program that they start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The tests of whole hosts start containers: `make test-fleet` runs them, and nothing else does."""
+    wanted = config.getoption("--fleet")
+    return True if collection_path == REPOSITORY / "tests" / "fleet" and not wanted else None
 
 
 @pytest.fixture

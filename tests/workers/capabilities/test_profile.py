@@ -18,7 +18,7 @@ WHOLE = "         0          0 4294967295\n"
 ROOTLESS = "         0       1000          1\n"
 
 
-async def profile(work_dir: Path, **more: bool) -> WorkerCapabilities:
+async def profile(work_dir: Path, max_disk_size_tb: float = 0.0, **more: bool) -> WorkerCapabilities:
     return await detect(
         worker_id="w1",
         pool="default",
@@ -26,6 +26,7 @@ async def profile(work_dir: Path, **more: bool) -> WorkerCapabilities:
         work_dir=work_dir,
         plugin_tokens=frozenset({"op-demo"}),
         overrides=more,
+        max_disk_size_tb=max_disk_size_tb,
     )
 
 
@@ -68,9 +69,9 @@ async def test_a_heartbeat_is_in_utc(tmp_path: Path) -> None:
     assert (await profile(tmp_path)).last_heartbeat.utcoffset() == dt.timedelta(0)
 
 
-async def test_the_largest_disk_is_what_the_output_disk_has_room_for(tmp_path: Path) -> None:
-    found = await profile(tmp_path)
-    assert found.max_disk_size_tb == round(found.disk_space_gb / 1000, 3)
+async def test_any_disk_is_taken_unless_the_operator_says_how_large_one_may_be(tmp_path: Path) -> None:
+    assert (await profile(tmp_path)).max_disk_size_tb == 0
+    assert (await profile(tmp_path, max_disk_size_tb=2.5)).max_disk_size_tb == 2.5
 
 
 def test_memory_is_in_powers_of_ten() -> None:

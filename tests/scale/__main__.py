@@ -1,0 +1,199 @@
+"""`python -m tests.scale`: prints a table for docs/scaling.md. It takes a while."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Final
+
+import anyio
+import psutil
+import typer
+
+import h2kbus
+from h2kbus.cli.output import print_line
+from h2kbus.client import Bus
+from h2kbus.connection import connect
+from h2kbus.provision import provision
+from h2kbus.pull import PullInbox, PullRequest
+from h2kbus.settings import ConnectionSettings
+from scheduler.lanes import LaneRegistry
+from subjects.grammar import Grammar
+from subjects.spec import JobSpec
+from subjects.topology import PULL_GROUP, SECOND, Topology
+from tests.conftest import REPOSITORY, environment, rehearsal, start_server, wheel_server
+
+WATCHED_SECONDS: Final = 30.0
+PRIORITIES: Final = (1, 5, 9)
+SAMPLE: Final = 300
+MEBIBYTE: Final = 1 << 20
+
+
+def main(
+    jobs: Annotated[int, typer.Option(help="Jobs that wait.")] = 1_000_000,
+    workers: Annotated[list[int] | None, typer.Option(help="Idle workers, one measurement each.")] = None,
+    synced: Annotated[bool, typer.Option(help="Write every message to the disk at once.")] = False,
+) -> None:
+    """Measure, and print as it goes."""
+    with tempfile.TemporaryDirectory(prefix="h2kbus-scale-") as directory:
+        place = Path(directory)
+        sync = {"sync_interval": "always"} if synced else {}
+        config = {"jetstream": {"store_dir": str(place / "js"), **sync}}
+        process, url = start_server(wheel_server(), place, config)
+        try:
+            anyio.run(_measure, url, psutil.Process(process.pid), jobs, workers or [1, 100, 1000])
+        finally:
+            process.kill()
+            process.wait()
+
+
+async def _measure(url: str, server: psutil.Process, jobs: int, workers: list[int]) -> None:
+    settings = ConnectionSettings(url=url)
+    topology = Topology(Grammar(settings.root))
+    async with connect(settings) as connection:
+        await provision(connection, topology)
+    await _report("nothing", server, 1)
+    for count in workers:
+        await _idle_workers(settings, topology, server, count)
+    await _lanes(settings, topology, server)
+    await _queue(settings, server, jobs)
+
+
+async def _report(what: str, server: psutil.Process, seconds: float) -> None:
+    """What the server costs while this goes on: its memory, and its share of one core."""
+    before, began = server.cpu_times(), time.monotonic()
+    await anyio.sleep(seconds)
+    after, passed = server.cpu_times(), time.monotonic() - began
+    share = (after.user + after.system - before.user - before.system) / passed
+    print_line(f"{what}: nats-server {server.memory_info().rss / MEBIBYTE:.0f} MiB, {share:.1%} of a core")
+
+
+async def _idle_workers(
+    settings: ConnectionSettings, topology: Topology, server: psutil.Process, count: int
+) -> None:
+    """Real workers in processes of 100, with nothing to do, on one lane."""
+    async with connect(settings) as connection:
+        registry = LaneRegistry(connection, topology)
+        await registry.ensure("default", "qemu-img", 5)
+    procs = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "tests.scale.idle",
+                settings.url,
+                str(start),
+                str(min(100, count - start)),
+            ],
+            cwd=REPOSITORY,
+            env=environment(),
+        )
+        for start in range(0, count, 100)
+    ]
+    try:
+        async with h2kbus.connect(settings=settings) as bus:
+            with anyio.fail_after(120):
+                while len(await bus.workers()) < count:
+                    await anyio.sleep(0.5)
+        await anyio.sleep(WATCHED_SECONDS)
+        await _report(f"{count} idle workers", server, WATCHED_SECONDS)
+    finally:
+        for each in procs:
+            each.kill()
+            each.wait()
+
+
+async def _lanes(settings: ConnectionSettings, topology: Topology, server: psutil.Process) -> None:
+    async with connect(settings) as connection:
+        registry = LaneRegistry(connection, topology)
+        for number in range(200):
+            await registry.ensure(f"pool-{number}", "qemu-img", 5)
+    await _report("200 lanes more", server, WATCHED_SECONDS)
+
+
+def _specs(count: int) -> Iterator[JobSpec]:
+    for number in range(count):
+        priority = PRIORITIES[number % len(PRIORITIES)]
+        yield rehearsal(job_id=f"q{number}", policy={"priority": priority}, operation="inspect")
+
+
+async def _queue(settings: ConnectionSettings, server: psutil.Process, jobs: int) -> None:
+    argv = [sys.executable, "-m", "h2kbus", "--url", settings.url, "scheduler"]
+    process = subprocess.Popen(argv, cwd=REPOSITORY, env=environment())
+    scheduler = psutil.Process(process.pid)
+    try:
+        async with h2kbus.connect(settings=settings, submitter="scale") as bus:
+            await _submit(bus, jobs)
+            await _admitted(bus, jobs, scheduler)
+            await _report(f"{jobs} jobs that wait", server, WATCHED_SECONDS)
+            print_line(f"scheduler: {scheduler.memory_info().rss / MEBIBYTE:.0f} MiB")
+            await _latencies(bus, settings.url)
+            await _order(bus)
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def _submit(bus: Bus, jobs: int) -> None:
+    began = time.monotonic()
+    count = 0
+    async for _ in bus.submit_many(_specs(jobs)):
+        count += 1
+    passed = time.monotonic() - began
+    print_line(f"{count} jobs submitted by one client in {passed:.1f} s: {count / passed:.0f}/s")
+
+
+async def _admitted(bus: Bus, jobs: int, scheduler: psutil.Process) -> None:
+    """Until every job lies in its lane; the scheduler's memory meanwhile."""
+    began, most, told = time.monotonic(), 0.0, 0.0
+    while True:
+        most = max(most, scheduler.memory_info().rss / MEBIBYTE)
+        waiting = sum(each.waiting for each in await bus.lane_loads())
+        if waiting >= jobs:
+            break
+        if time.monotonic() - told > 60:
+            told = time.monotonic()
+            print_line(f"  {waiting} in their lanes, scheduler {most:.0f} MiB")
+        await anyio.sleep(1)
+    passed = time.monotonic() - began
+    print_line(f"all in their lanes {passed:.0f} s later; scheduler at most {most:.0f} MiB")
+
+
+async def _latencies(bus: Bus, url: str) -> None:
+    for name, call in (("status", lambda: bus.status("q77")), ("lanes", bus.lane_loads)):
+        times = []
+        for _ in range(20):
+            began = time.monotonic()
+            await call()
+            times.append(time.monotonic() - began)
+        middle, most = sorted(times)[10] * 1000, max(times) * 1000
+        print_line(f"{name}: {middle:.1f} ms in the median, {most:.1f} ms at most")
+    for words in (("status", "q77"), ("lanes",)):
+        began = time.monotonic()
+        argv = [sys.executable, "-m", "h2kbus", "--url", url, *words]
+        subprocess.run(argv, check=True, capture_output=True, cwd=REPOSITORY, env=environment())
+        passed = (time.monotonic() - began) * 1000
+        print_line(f"h2kbus {words[0]}: {passed:.0f} ms, the program's start included")
+
+
+async def _order(bus: Bus) -> None:
+    """Pull as a worker does: the most urgent first, and within a lane the oldest first."""
+    arrived: list[str] = []
+    inbox = PullInbox(bus.connection, bus.topology.jobs_stream, lambda each: arrived.append(each.subject))
+    await inbox.open()
+    lanes = sorted(await bus.lanes(), key=lambda lane: lane.priority)
+    urgent = [lane for lane in lanes if lane.priority == PRIORITIES[0] and lane.pool == "default"]
+    for lane in urgent:
+        request = PullRequest(batch=SAMPLE, no_wait=True, expires=10 * SECOND, group=PULL_GROUP)
+        await (await inbox.send(lane.consumer, request)).wait()
+    await inbox.close()
+    expected = [f"q{number}" for number in range(0, SAMPLE * len(PRIORITIES), len(PRIORITIES))]
+    exact = [each.rpartition(".")[2] for each in arrived][: len(expected)] == expected
+    words = "in order" if exact else "NOT in order"
+    print_line(f"the first {len(arrived)} of priority {PRIORITIES[0]}: {words}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
