@@ -50,7 +50,8 @@ class Limits:
             await self.refresh()
         for _ in range(TRIES):
             words = self.hindrance(job_id, limit)
-            if words is not None or not limit:
+            if words is not None:
+                await self._give_back_of(job_id, limit)
                 return words
             try:
                 await self._take_all(job_id, limit)
@@ -65,16 +66,28 @@ class Limits:
         try:
             # Everybody takes them in the same order, so that nobody waits in a circle.
             for label, asked in sorted(limit.items()):
-                number = self._places.free(label, allowed(label, asked, self._ceilings))
-                if self._places.has(label, job_id) or number is None:
+                if self._places.has(label, job_id):
                     continue
-                place = Place(label=label, number=number, job_id=job_id)
+                place = Place(label=label, number=self._free(label, asked), job_id=job_id)
                 await self._keep(place)
                 taken.append(place)
         except RevisionConflict:
             for place in taken:
                 await self._give_back(place)
             raise
+
+    def _free(self, label: str, asked: int) -> int:
+        number = self._places.free(label, allowed(label, asked, self._ceilings))
+        if number is None:
+            raise RevisionConflict(f"the last place under the limit {label} has been taken meanwhile")
+        return number
+
+    async def _give_back_of(self, job_id: str, limit: Mapping[str, int]) -> None:
+        """What a scheduler took that died half-way: two jobs must not wait for each other's places."""
+        for held in self._places.held():
+            if held.place.job_id == job_id and held.place.label in limit:
+                with contextlib.suppress(RevisionConflict):
+                    await self._give_back(held.place)
 
     async def refresh(self) -> None:
         """Learn what has changed. Raises BusError."""

@@ -7,9 +7,12 @@ import msgspec
 import pytest
 
 from h2kbus.client import Bus
+from h2kbus.connection import Connection
+from scheduler.limits import Limits
 from subjects.record import JobRecord
 from subjects.spec import JobSpec
 from subjects.states import State
+from subjects.topology import Topology
 from tests.conftest import Fleet, rehearsal
 from tests.scheduler.conftest import accepted, held_by_a_dead_worker, lives
 
@@ -90,6 +93,35 @@ async def test_urgent_job_gets_the_place_that_becomes_free(bus: Bus, watchful: F
     await until_held(bus, "p1-2")
 
 
+async def test_each_of_several_labels_holds_and_nobody_waits_in_a_circle(bus: Bus, watchful: Fleet) -> None:
+    await watchful.scheduler("scheduler-2", lease_seconds=LEASE)
+    for number in range(2):
+        await watchful.worker(f"w{number}", slots=10)
+    labels = ({"a": 1, "b": 1}, {"b": 1, "c": 2}, {"c": 2, "a": 1})
+    specs = [
+        msgspec.structs.replace(rehearsal(job_id=f"m{number}", seconds=0.02), limit=labels[number % 3])
+        for number in range(45)
+    ]
+    ids = [each async for each in bus.submit_many(specs)]
+    with anyio.fail_after(150):
+        records = [record async for record in bus.results(ids)]
+    assert {record.state for record in records} == {State.COMPLETED}
+    for label, most in (("a", 1), ("b", 1), ("c", 2)):
+        of_label = [each for each in records if each.spec and label in each.spec.limit]
+        assert _most_at_once(of_label) <= most, label
+
+
+async def test_places_that_a_dead_scheduler_took_half_way_are_given_back(
+    bus: Bus, connection: Connection, topology: Topology, watchful: Fleet
+) -> None:
+    await lives(bus, "w1")
+    limits = Limits(connection, topology, bus.store)
+    assert await limits.take("half", {"a": 1}) is None
+    assert await limits.take("other", {"b": 1}) is None
+    assert await limits.take("half", {"a": 1, "b": 1}) == "waits for one of 1 places under the limit b"
+    assert await held(bus, "a") == ()
+
+
 async def test_job_that_nobody_can_run_takes_no_place(bus: Bus, watchful: Fleet) -> None:
     record = await accepted(bus, touching("a", places=1))
     assert (record.state, record.pending_reason) == (State.VALIDATED, "no live worker")
@@ -107,8 +139,12 @@ async def test_limit_holds_at_every_instant_with_two_schedulers(bus: Bus, watchf
     with anyio.fail_after(120):
         records = [record async for record in bus.results(ids)]
     assert {record.state for record in records} == {State.COMPLETED}
+    assert _most_at_once(records) == 3
+
+
+def _most_at_once(records: list[JobRecord]) -> int:
     spans = [(_entered(each, State.RUNNING), _entered(each, State.COMPLETED)) for each in records]
-    assert max(sum(begin <= moment < end for begin, end in spans) for moment, _ in spans) == 3
+    return max(sum(begin <= moment < end for begin, end in spans) for moment, _ in spans)
 
 
 def _entered(record: JobRecord, state: State) -> dt.datetime:
