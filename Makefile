@@ -36,7 +36,7 @@ test-guests: $(GUESTS) ## Break, repair and boot every real guest; writes the ta
 	$(BIN)/pytest tests/guests --guests all --guests-table docs/operations.md $(ARGS)
 
 test-fleet: $(HOSTS) ## Run the cluster of compose.yaml on six hosts in containers, and break its parts
-	$(BIN)/pytest tests/fleet --fleet $(ARGS)
+	$(BIN)/pytest tests/fleet --fleet -rP $(ARGS)
 
 fast: $(GUESTS) ## Run the tests that are not slow, in about a minute
 	$(BIN)/pytest -m "not slow" $(ARGS)

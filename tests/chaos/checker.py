@@ -54,6 +54,7 @@ def check(evidence: Evidence) -> list[Violation]:
         found += _executions(record, spec, lines[job_id])
         found += _events(record, evidence.events.get(job_id, []))
         found += _outputs(record, spec, lines[job_id], evidence.files)
+    found += _limits(evidence)
     return sorted(set(found))
 
 
@@ -110,6 +111,27 @@ def _events(record: JobRecord, events: list[ProgressEvent]) -> Iterator[Violatio
             yield Violation("progress never falls", record.job_id, words)
         if earlier.state.terminal:
             yield Violation("nothing follows the end", record.job_id, f"{earlier.state}, then {later.state}")
+
+
+def _limits(evidence: Evidence) -> Iterator[Violation]:
+    """Among the executions that counted; a fenced one may go on for a moment while its place is another's."""
+    ends = {(line.job_id, line.token): line.at for line in evidence.ledger if line.event == "end"}
+    moments: defaultdict[str, list[tuple[float, int, str]]] = defaultdict(list)
+    for line in evidence.ledger:
+        spec, record = evidence.accepted.get(line.job_id), evidence.records.get(line.job_id)
+        if line.event != "start" or spec is None or record is None or record.result is None:
+            continue
+        end = ends.get((line.job_id, line.token))
+        if end is None or record.result.summary.get("token") != line.token:
+            continue
+        for label in spec.limit:
+            moments[label] += [(line.at, 1, line.job_id), (end, -1, line.job_id)]
+    for label, changes in moments.items():
+        running = 0
+        for _, change, job_id in sorted(changes):
+            running += change
+            if running > (most := evidence.accepted[job_id].limit[label]):
+                yield Violation("named limits hold", job_id, f"{running} of {most} at once with {label}")
 
 
 def _outputs(

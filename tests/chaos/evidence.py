@@ -50,7 +50,7 @@ async def _queued(bus: Bus) -> list[str]:
 
 async def _locks(bus: Bus) -> list[str]:
     stream = bus.topology.bucket_stream(bus.topology.locks_bucket)
-    read = bus.connection.read(stream, bus.topology.lock_subject("*"))
+    read = bus.connection.read(stream, bus.topology.lock_subject(">"))
     return [stored.data.decode() async for stored in read if stored.data]
 
 

@@ -174,5 +174,25 @@ def test_an_output_of_a_job_that_failed_is_found() -> None:
     assert promises(records={"j1": FAILED}, events={"j1": told}) == ["no output without completion"]
 
 
+def limited(second_starts: float) -> list[str]:
+    """Two jobs under a limit of one: the first runs from 1 to 2, the second for a second from its start."""
+    spec = msgspec.structs.replace(SPEC, limit={"host/a": 1})
+    other = msgspec.structs.replace(
+        COMPLETED, job_id="j2", result=msgspec.structs.replace(RESULT, job_id="j2")
+    )
+    ran = [("start", "j1", 1.0), ("end", "j1", 2.0)]
+    ran += [("start", "j2", second_starts), ("end", "j2", second_starts + 1)]
+    lines = [Line(name, job_id, 7, 1, 100, at) for name, job_id, at in ran]
+    return promises(accepted={"j1": spec, "j2": spec}, records={"j1": COMPLETED, "j2": other}, ledger=lines)
+
+
+def test_more_jobs_at_once_than_a_limit_allows_are_found() -> None:
+    assert "named limits hold" in limited(1.5)
+
+
+def test_jobs_one_after_the_other_keep_within_a_limit() -> None:
+    assert "named limits hold" not in limited(2.0)
+
+
 def test_what_is_left_over_is_found() -> None:
     assert promises(left_over=["scratch /out/.h2kbus-j1-7"]) == ["nothing is left over"]

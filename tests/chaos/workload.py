@@ -2,8 +2,11 @@
 
 import random
 from pathlib import Path
+from typing import Final
 
 from subjects.spec import ArtifactPolicy, Audit, ExecutionPolicy, ImageSpec, JobSpec
+
+PLACES: Final = 3
 
 
 def plan(rng: random.Random, number: int, place: Path) -> JobSpec:
@@ -14,6 +17,8 @@ def plan(rng: random.Random, number: int, place: Path) -> JobSpec:
     name = f"shared-{rng.randrange(3)}" if shared else f"{job_id}.out" if rng.random() < 0.65 else None
     directory = "small" if not shared and rng.random() < 0.1 else "out"
     idempotent = rng.random() > 0.15
+    # One in five reads from a host that stands no more than so many at once.
+    limit = {f"source-host/esx-{rng.randrange(2)}": PLACES} if rng.random() < 0.2 else {}
     return JobSpec(
         operation="chaos",
         job_id=job_id,
@@ -25,6 +30,7 @@ def plan(rng: random.Random, number: int, place: Path) -> JobSpec:
             idempotent=idempotent,
             priority=rng.choice((3, 5)),
         ),
+        limit=limit,
         parameters={
             "ledger": str(place / "ledger.jsonl"),
             "seconds": rng.choice((0.02, 0.1, 0.3, 0.5, 3.0) if number % 4 == 0 else (0.02, 0.1, 0.3)),

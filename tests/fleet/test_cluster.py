@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 import h2kbus
+from h2kbus.cli.output import print_line
 from h2kbus.client import Bus
 from h2kbus.errors import H2KBusError
 from h2kbus.settings import ConnectionSettings
@@ -43,6 +44,10 @@ def compose(images: str, place: Path) -> Iterator[Compose]:
         cluster.down()
 
 
+# The NATS client leaves a stream unclosed when a node goes away in the middle of its first words.
+@pytest.mark.filterwarnings(
+    r"ignore:Exception ignored in. <function StreamWriter\.__del__:pytest.PytestUnraisableExceptionWarning"
+)
 @pytest.mark.timeout(900)
 async def test_five_hundred_jobs_on_six_hosts_survive_the_loss_of_any_part(compose: Compose) -> None:
     place = compose.place
@@ -63,6 +68,8 @@ async def test_five_hundred_jobs_on_six_hosts_survive_the_loss_of_any_part(compo
         await settled(bus, 60)
         evidence = await gather(bus, driver.accepted, place)
     violations = check(msgspec.structs.replace(evidence, files=files(place)))
+    starts = sum(line.event == "start" for line in evidence.ledger)
+    print_line(f"{len(evidence.records)} jobs, {starts} executions, {len(violations)} violations")
     assert len(evidence.records) == JOBS
     assert violations == []
     assert len({record.worker_id for record in evidence.records.values()}) > HOSTS
