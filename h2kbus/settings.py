@@ -18,8 +18,10 @@ import msgspec
 from h2kbus.contexts import load_context
 from h2kbus.errors import SettingsError
 from subjects.grammar import DEFAULT_ROOT, Grammar
+from subjects.permissions import user_of
 
 DEFAULT_URL: Final = "nats://127.0.0.1:4222"
+DEFAULT_API_PREFIX: Final = "$JS.API"
 _SCHEMES: Final = ("nats", "tls", "ws", "wss")
 _SECRETS: Final = ("password", "token")
 _FILES: Final = ("creds", "nkey", "tls_ca", "tls_cert", "tls_key")
@@ -53,6 +55,7 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
     tls_cert: str | None = None
     tls_key: str | None = None
     inbox_prefix: str | None = None
+    api_prefix: str = DEFAULT_API_PREFIX
     root: str = DEFAULT_ROOT
     name: str = "h2kbus"
     connect_timeout_seconds: float = 5.0
@@ -75,8 +78,11 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
         return ",".join(_without_secret(server) for server in self.servers)
 
     def submitter(self) -> str:
-        """Who submits, as a subject token: the configured user, else the local user."""
-        name = self.user or _local_user()
+        """Who submits, as a subject token: the configured user, else the local user.
+
+        Whoever connects by a key is the one whose private inbox it is.
+        """
+        name = self.user or user_of(self.inbox_prefix) or _local_user()
         return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64] or "unknown"
 
     @classmethod
