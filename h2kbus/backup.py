@@ -45,12 +45,12 @@ async def back_up(connection: Connection, topology: Topology, directory: Path) -
     SettingsError for a directory that exists, NotProvisioned when a stream is missing.
     """
     try:
-        directory.mkdir(mode=0o700, parents=True)
+        await anyio.Path(directory).mkdir(mode=0o700, parents=True)
     except OSError as error:
         raise SettingsError(f"{directory} cannot be made: {error.strerror}") from None
     for stream in topology.streams():
         place = directory / stream.name
-        place.mkdir()
+        await anyio.Path(place).mkdir()
         yield await _take(connection, stream.name, place)
 
 

@@ -50,7 +50,7 @@ async def working(
 
 @pytest.fixture
 async def saved(settings: ConnectionSettings, tmp_path: Path) -> tuple[ConnectionSettings, Path]:
-    """The backup of a bus with ten jobs done, two hundred in their lane, and three that no scheduler has read."""
+    """The backup of a bus with ten jobs done, 200 in their lane, and three that no scheduler has read."""
     async with h2kbus.connect(settings=settings) as bus, connect(settings) as one, connect(settings) as two:
         async with anyio.create_task_group() as group:
             await working(group, settings, one, two)
