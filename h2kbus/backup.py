@@ -14,7 +14,7 @@ import msgspec
 from nats.aio.msg import Msg
 
 from h2kbus.answers import ApiError, error_of
-from h2kbus.connection import Connection
+from h2kbus.connection import CLOSE_SECONDS, Connection
 from h2kbus.errors import BusError, BusTimeout, ContractConflict, NotProvisioned, SettingsError
 from subjects.topology import Topology
 
@@ -56,7 +56,9 @@ async def back_up(connection: Connection, topology: Topology, directory: Path) -
 
 async def _take(connection: Connection, stream: str, place: Path) -> StoredStream:
     chunks: asyncio.Queue[Msg] = asyncio.Queue()
-    reply, close = connection.inbox.open(chunks.put_nowait)
+    # The server looks for a subscription to this very subject, and waits two seconds where it finds none.
+    reply = connection.nats.new_inbox()
+    subscription = await connection.listen(reply, chunks.put_nowait)
     try:
         request = {"deliver_subject": reply, "chunk_size": CHUNK_BYTES, "jsck": True}
         try:
@@ -68,7 +70,8 @@ async def _take(connection: Connection, stream: str, place: Path) -> StoredStrea
                 await file.write(chunk)
             size = await file.tell()
     finally:
-        close()
+        with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_SECONDS):
+            await subscription.unsubscribe()
     described = {"config": told["config"], "state": told["state"]}
     (place / _DESCRIPTION).write_bytes(msgspec.json.format(msgspec.json.encode(described)))
     return _stored(described, size)
