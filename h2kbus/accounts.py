@@ -36,7 +36,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True):
-    """Who may connect. `nkey` is the public key. Without `worker_id` a worker has its user's name as its id."""
+    """Who may connect, by the public key `nkey`. A worker's id is its user's name, or else `worker_id`."""
 
     name: str
     role: Role
@@ -58,7 +58,7 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def accounts(users: Sequence[User], *, max_file: int | None = None) -> dict[str, Any]:
-    """The `accounts` of a server's configuration. `max_file` bounds what the streams take on disk, in bytes."""
+    """The `accounts` of a server's configuration. `max_file` is what streams may take on disk, in bytes."""
     walled = [user for user in users if user.role is not Role.ADMIN]
     bus = {
         "jetstream": {"max_file": max_file} if max_file else "enabled",
@@ -69,22 +69,21 @@ def accounts(users: Sequence[User], *, max_file: int | None = None) -> dict[str,
 
 
 def _account(user: User, walled: Sequence[User]) -> dict[str, Any]:
-    given = user.grants
-    listening = [(each, _live(user, each)) for each in walled if each is not user]
+    others = [each for each in walled if each is not user]
+    heard = [(BUS_ACCOUNT, user.grants.subscribe[1:])]
+    heard += [(each.account, _live(each, user)) for each in others]
     return {
-        "users": [{"nkey": user.nkey, "permissions": _permissions(given)}],
+        "users": [{"nkey": user.nkey, "permissions": _permissions(user.grants)}],
         "limits": msgspec.to_builtins(Limits()),
         "imports": [
-            *map(_service_import, given.publish),
-            *({"stream": {"account": BUS_ACCOUNT, "subject": each}} for each in given.subscribe[1:]),
+            *map(_service_import, user.grants.publish),
             *(
-                {"stream": {"account": speaker.account, "subject": subject}}
-                for speaker in walled
-                if speaker is not user
-                for subject in _live(speaker, user)
+                {"stream": {"account": account, "subject": each}}
+                for account, found in heard
+                for each in found
             ),
         ],
-        "exports": _streams(listening),
+        "exports": _streams((each, _live(user, each)) for each in others),
     }
 
 
@@ -96,14 +95,16 @@ def _permissions(given: Grants) -> dict[str, Any]:
     }
 
 
-def _live(speaker: User, listener: User) -> list[str]:
+def _live(speaker: User, listener: User) -> tuple[str, ...]:
     """What one user says that another one hears at once.
 
     What came into the account of the bus from another one does not go out to a third, so that listeners
     import it from those who say it.
     """
-    found = (narrower(said, heard) for said in speaker.grants.publish for heard in listener.grants.subscribe[1:])
-    return sorted({each for each in found if each})
+    found = (
+        narrower(said, heard) for said in speaker.grants.publish for heard in listener.grants.subscribe[1:]
+    )
+    return tuple(sorted({each for each in found if each}))
 
 
 def _services(walled: Iterable[User]) -> list[dict[str, Any]]:
@@ -111,7 +112,9 @@ def _services(walled: Iterable[User]) -> list[dict[str, Any]]:
     for user in walled:
         for subject in user.grants.publish:
             allowed[subject].append(user.account)
-    return [{"service": subject, "accounts": names, **_answers(subject)} for subject, names in allowed.items()]
+    return [
+        {"service": subject, "accounts": names, **_answers(subject)} for subject, names in allowed.items()
+    ]
 
 
 def _answers(subject: str) -> dict[str, str]:

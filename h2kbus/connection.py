@@ -53,7 +53,7 @@ class Connection:
         self.api_prefix = DEFAULT_API_PREFIX
         self.on_reconnect: list[Callable[[], None]] = []
         self.on_denied: list[Callable[[str], bool]] = []
-        """Each is given a subject that the server refused, in lower case, and says whether it waited for it."""
+        """Each is given a subject that the server refused, in lower case, and says if it waited there."""
         self.closed = anyio.Event()
         self._connected = anyio.Event()
         self._unheard: set[str] = set()

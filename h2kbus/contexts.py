@@ -24,6 +24,8 @@ _FIELDS: Final = {
     "key": "tls_key",
     "inbox_prefix": "inbox_prefix",
     "jetstream_api_prefix": "api_prefix",
+    # Ours alone; other tools leave it be.
+    "h2kbus_root": "root",
 }
 _PATHS: Final = frozenset({"creds", "nkey", "ca", "cert", "key"})
 _UNSUPPORTED: Final = ("nsc", "socks_proxy", "user_jwt", "user_seed", "windows_cert_store")
@@ -42,7 +44,7 @@ def load_context(name: str | None, env: Mapping[str, str]) -> dict[str, str]:
         return {}
     own = Path(chosen).is_absolute() and chosen.endswith(".json")
     if Path(chosen).name != chosen and not own:
-        raise SettingsError(f"context {chosen!r} is neither a plain name nor the absolute path of a .json file")
+        raise SettingsError(f"context {chosen!r} is not a plain name, and no absolute path of a .json file")
     path = Path(chosen) if own else directory / "context" / f"{chosen}.json"
     fields = _read(path, chosen)
     refused = [field for field in _UNSUPPORTED if fields.get(field)]

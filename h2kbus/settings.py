@@ -17,6 +17,7 @@ import msgspec
 
 from h2kbus.contexts import load_context
 from h2kbus.errors import SettingsError
+from h2kbus.local_servers import token_of
 from subjects.grammar import DEFAULT_ROOT, Grammar
 from subjects.permissions import user_of
 
@@ -85,6 +86,13 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
         name = self.user or user_of(self.inbox_prefix) or _local_user()
         return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64] or "unknown"
 
+    def with_local_token(self, env: Mapping[str, str]) -> "ConnectionSettings":
+        """The same with the token of `h2kbus up` on this machine, if nothing else says who we are."""
+        given = (self.creds, self.nkey, self.user, self.password, self.token)
+        if any(given) or len(self.servers) != 1:
+            return self
+        return msgspec.structs.replace(self, token=token_of(self.url, env))
+
     @classmethod
     def resolve(cls, flags: Mapping[str, str | None], env: Mapping[str, str]) -> "ConnectionSettings":
         """Put the settings together. `flags` are named as the fields, plus `context`.
@@ -106,7 +114,7 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
             if value is not None:
                 chosen[field] = value
         try:
-            return _checked(msgspec.convert(chosen, cls, strict=False))
+            return _checked(msgspec.convert(chosen, cls, strict=False)).with_local_token(env)
         except msgspec.ValidationError as error:
             raise SettingsError(f"a setting makes no sense: {error}") from None
 
