@@ -29,7 +29,7 @@ from h2kbus.errors import (
     NotProvisioned,
     ServerUnfit,
 )
-from h2kbus.handshake import all_refused, check_server, client_options, connect_error
+from h2kbus.handshake import check_server, client_options, connect_error, is_hopeless
 from h2kbus.inbox import Inbox, MessageHandler, denial, raised, settled
 from h2kbus.settings import DEFAULT_API_PREFIX, ConnectionSettings
 
@@ -234,7 +234,7 @@ class Connection:
         if waited.cancelled_caught:
             raise BusUnreachable(f"not connected for {timeout:g} s")
 
-    async def open(self, settings: ConnectionSettings) -> None:
+    async def open(self, settings: ConnectionSettings, options: dict[str, Any]) -> None:
         """Connect and check the server; see `connect`, which also closes."""
         self.api_prefix = settings.api_prefix
         errors: list[Exception] = []
@@ -243,13 +243,13 @@ class Connection:
             async def on_error(error: Exception) -> None:
                 errors.append(error)
                 self._take_error(error)
-                # The client would try for ever; where nothing listens that is clear at once.
-                if not self._connected.is_set() and all_refused(errors, len(settings.servers)):
+                # The client would try for ever; where nobody listens, or all refuse us, that is clear at once.
+                if not self._connected.is_set() and is_hopeless(errors, len(settings.servers)):
                     attempt.cancel()
 
             try:
                 await self.nats.connect(
-                    **client_options(settings),
+                    **options,
                     error_cb=on_error,
                     disconnected_cb=self._on_disconnect,
                     reconnected_cb=self._on_reconnect,
@@ -258,7 +258,7 @@ class Connection:
             except (OSError, nats.errors.Error) as error:
                 errors.append(error)
         if not self.nats.is_connected:
-            raise connect_error(settings, errors)
+            raise connect_error(settings, self.nats, errors)
         self._connected.set()
         check_server(self.nats)
         await self._require_heard(await self.inbox.start())
@@ -301,11 +301,12 @@ async def connect(settings: ConnectionSettings) -> AsyncIterator[Connection]:
     """Connect, check the server, and close on the way out.
 
     Raises BusUnreachable when no server answers within `settings.connect_timeout_seconds`,
-    PermissionDenied for wrong credentials, ServerUnfit for a server that is too old or lacks JetStream.
+    PermissionDenied for wrong credentials, TlsFailed, ServerUnfit for a server that is too old or lacks
+    JetStream, SettingsError for files that cannot be used.
     """
-    connection = Connection(Client())
+    connection, options = Connection(Client()), client_options(settings)
     try:
-        await connection.open(settings)
+        await connection.open(settings, options)
         yield connection
     finally:
         await connection.close()
