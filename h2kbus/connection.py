@@ -238,14 +238,15 @@ class Connection:
         """Connect and check the server; see `connect`, which also closes."""
         self.api_prefix = settings.api_prefix
         errors: list[Exception] = []
-        with anyio.move_on_after(settings.connect_timeout_seconds) as attempt:
+        connecting = True
+        with anyio.move_on_after(settings.connect_timeout_seconds):
 
             async def on_error(error: Exception) -> None:
                 errors.append(error)
                 self._take_error(error)
-                # The client would try for ever; where nobody listens, or all refuse us, that is clear at once.
-                if not self._connected.is_set() and is_hopeless(errors, len(settings.servers)):
-                    attempt.cancel()
+                # The client would try for ever; where nobody listens or all refuse us, that is clear now.
+                if connecting and is_hopeless(errors, len(settings.servers)):
+                    raise error
 
             try:
                 await self.nats.connect(
@@ -257,6 +258,7 @@ class Connection:
                 )
             except (OSError, nats.errors.Error) as error:
                 errors.append(error)
+        connecting = False
         if not self.nats.is_connected:
             raise connect_error(settings, self.nats, errors)
         self._connected.set()
