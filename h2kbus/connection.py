@@ -224,6 +224,8 @@ class Connection:
     async def flush(self) -> None:
         """Wait until the server has seen everything sent so far."""
         with mapped_errors:
+            # The client's own flush sends its question past what is still buffered.
+            await self.nats._flush_pending(force_flush=True)  # noqa: SLF001 - it has no public name
             await self.nats.flush(timeout=int(DEADLINE_SECONDS))
 
     async def _reconnected(self, timeout: float) -> None:
