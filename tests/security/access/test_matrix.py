@@ -204,5 +204,7 @@ def test_every_subject_that_a_role_is_granted_is_in_the_table(guarded: Guarded) 
         hearings = [each.format(name=name) for each, roles in HEAR.items() if role in roles]
         given = users[name].grants
         missing = [each for each in given.publish if not any(narrower(each, one) == one for one in sayings)]
-        missing += [each for each in given.subscribe if not any(narrower(each, one) == one for one in hearings)]
+        missing += [
+            each for each in given.subscribe if not any(narrower(each, one) == one for one in hearings)
+        ]
         assert [each for each in missing if ".STREAM.INFO." not in each] == []
