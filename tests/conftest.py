@@ -153,11 +153,11 @@ class Fleet:
         self._stack = stack
 
     async def scheduler(
-        self, name: str = "scheduler-1", *, lease_seconds: float = LEASE_SECONDS
+        self, name: str = "scheduler-1", *, lease_seconds: float = LEASE_SECONDS, replicas: int = 1
     ) -> Callable[[], None]:
         """Start a scheduler; returns the call that drains it."""
         connection = await self._stack.enter_async_context(connect(self.settings))
-        topology = Topology(self.topology.grammar, lease_seconds=lease_seconds)
+        topology = Topology(self.topology.grammar, replicas, lease_seconds)
         service = Scheduler(connection, topology, self.catalog, name)
         drain: Callable[[], None] = await self._group.start(service.serve)
         return drain

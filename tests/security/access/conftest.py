@@ -1,4 +1,4 @@
-"""A real server with the configuration that `h2kbus auth` makes: TLS, a user of each role, streams by its admin."""
+"""A real server with the configuration that `h2kbus auth` makes: TLS, and users of each role."""
 
 import contextlib
 import signal

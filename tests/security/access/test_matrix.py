@@ -1,4 +1,4 @@
-"""Every cell of the matrix of roles, both ways: what a role may say and hear, and that it may nothing else."""
+"""Every cell of the matrix of roles, both ways: what a role may say and hear, and nothing else."""
 
 from collections.abc import AsyncIterator
 
@@ -6,7 +6,7 @@ import pytest
 
 from h2kbus.connection import Connection
 from h2kbus.errors import BusTimeout, PermissionDenied
-from subjects.permissions import Role
+from subjects.permissions import Role, narrower
 from tests.security.access.conftest import Guarded
 
 NAMES = {
@@ -196,8 +196,6 @@ async def test_api_under_its_own_name_is_another_accounts(speaker: tuple[Role, C
 
 def test_every_subject_that_a_role_is_granted_is_in_the_table(guarded: Guarded) -> None:
     """So that a grant which is added later has to be thought about here."""
-    from subjects.permissions import narrower
-
     users = {user.name: user for user in guarded.authority.ledger().users}
     for role, name in NAMES.items():
         sayings = [each.format(name=name) for each, roles in SAY.items() if role in roles]
