@@ -87,7 +87,7 @@ def _is_refusal(error: Exception) -> bool:
 def check_server(client: Client, settings: ConnectionSettings) -> None:
     """Refuse a server below the floor of our guarantees, or one without JetStream.
 
-    Whether it has JetStream is told of the user's own account; behind another API prefix it is not that one's.
+    The server tells of JetStream in the own account of the user, which another API prefix leads out of.
     """
     version = client.connected_server_version
     release = (version.major, version.minor, version.patch)
