@@ -18,13 +18,13 @@ LONGEST_FUNCTION = 60
 
 NATS_IMPORTS = {
     "h2kbus.answers": "types the answers that it reads",
+    "h2kbus.backup": "types the chunks of a stream",
     "h2kbus.connection": "makes the client's connection and maps its errors",
     "h2kbus.handshake": "reads what the client learnt of the server",
     "h2kbus.inbox": "publishes requests over the client",
     "h2kbus.pull": "types the messages and the subscription of a pull",
     "h2kbus.watch": "types the live messages of a job",
     "h2kbus.cli.bench.bare": "is the bare NATS loop that the bus is measured beside",
-    "workers.artifacts": "puts job logs into the client's object store",
     "workers.lanes": "types the announcements of lanes",
     "workers.orders": "types the orders of operators",
     "workers.service": "types the scheduler's hints",

@@ -208,7 +208,7 @@ def test_server_is_certified_for_a_host_that_is_added_later(tmp_path: Path) -> N
 def test_configuration_is_valid_in_the_servers_own_eyes(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "auth")
     authority.init(max_file=1 << 30)
-    words = [wheel_server(), "-t", "-c", authority.server / "nats.conf"]
+    words = [str(each) for each in (wheel_server(), "-t", "-c", authority.server / "nats.conf")]
     assert subprocess.run(words, check=False, capture_output=True).returncode == 0
 
 
