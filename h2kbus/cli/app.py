@@ -24,7 +24,6 @@ app = typer.Typer(
     help="A message bus for virtual-machine disk jobs over NATS JetStream.",
     epilog=EPILOG,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
