@@ -7,7 +7,20 @@ from typing import Annotated, NoReturn
 import typer
 
 from h2kbus import __version__
-from h2kbus.cli import backup, dead, fleet, inspection, jobs, limits, machine, processes, setup, submit, top
+from h2kbus.cli import (
+    backup,
+    dead,
+    fleet,
+    inspection,
+    jobs,
+    limits,
+    machine,
+    manual,
+    processes,
+    setup,
+    submit,
+    top,
+)
 from h2kbus.cli import explain as explanation
 from h2kbus.cli.exits import Exit, exit_code, explain
 from h2kbus.cli.invocation import Invocation, hoist
@@ -80,8 +93,14 @@ for module in (
     backup,
     processes,
     machine,
+    manual,
 ):
     module.register(app)
+
+for command in app.registered_commands:
+    # Docstrings are raw, so that `\b`, which keeps examples as they stand, is two characters there.
+    if command.callback is not None and command.callback.__doc__:
+        command.callback.__doc__ = command.callback.__doc__.replace(r"\b", "\b")
 
 
 def main() -> NoReturn:
