@@ -56,6 +56,11 @@ def test_user_connects_from_wherever_its_directory_was_copied_to(admin: Program,
         assert admin("setup", "--context", copied / "root.json").returncode == 0
 
 
+def test_commands_over_tls_say_no_more_than_others(guarded: Guarded, tmp_path: Path) -> None:
+    done = guarded.program("alice", tmp_path)("ls")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_server_knows_a_new_user_after_reloading_twice(guarded: Guarded, tmp_path: Path) -> None:
     program = guarded.program("alice", tmp_path)
     assert program("ls").returncode == 0
