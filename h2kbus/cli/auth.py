@@ -86,6 +86,19 @@ def add_user(
 
 
 @commands.command()
+def remove_user(
+    directory: Directory,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As `auth show` lists it.")],
+) -> None:
+    """Take a user's access away, and remove its keys here.
+
+    Servers refuse it once they have read access.conf again: nats-server --signal reload.
+    """
+    _authority(directory).remove(name)
+    print_line(f"{name} is no user any more")
+
+
+@commands.command()
 def show(
     context: typer.Context,
     directory: Directory,

@@ -1,6 +1,7 @@
 """`h2kbus auth`: what it makes works as it is, is for its owner only, and is never overwritten."""
 
 import json
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -8,8 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from h2kbus.authority import Authority
+from h2kbus.authority import Authority, Wanted
 from h2kbus.certificates import CERTIFICATE_DAYS, RENEW_DAYS
+from h2kbus.errors import SettingsError
+from subjects.permissions import Role
 from tests.conftest import Program, environment, wheel_server
 from tests.security.access.conftest import Guarded, free_port
 
@@ -72,6 +75,39 @@ def test_server_knows_a_new_user_after_reloading_twice(guarded: Guarded, tmp_pat
     guarded.reload()
     assert newcomer("ls").returncode == 0
     assert program("ls").returncode == 0
+
+
+def test_user_that_was_removed_is_refused_after_a_reload(guarded: Guarded, tmp_path: Path) -> None:
+    copied = tmp_path / "stolen"
+    shutil.copytree(guarded.authority.user_directory("bob"), copied)
+    thief = Program(environment(HOME=str(tmp_path), H2KBUS_CONTEXT=str(copied / "bob.json")), tmp_path)
+    assert thief("ls").returncode == 0
+    assert thief("auth", "remove-user", guarded.authority.directory, "bob").returncode == 0
+    guarded.reload()
+    done = thief("ls")
+    assert done.returncode == 3
+    assert "PERMISSION_DENIED" in done.stderr
+    assert guarded.program("alice", tmp_path)("ls").returncode == 0
+
+
+def test_key_of_a_removed_user_is_not_used_again(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "auth")
+    wanted = Wanted(role=Role.SUBMITTER, name="bob")
+    [before] = authority.init(users=[wanted])
+    authority.remove("bob")
+    [after] = authority.add(wanted)
+    assert before.nkey != after.nkey
+    with pytest.raises(SettingsError, match="has no user nobody"):
+        authority.remove("nobody")
+
+
+def test_keys_that_were_moved_away_are_not_made_again(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "auth")
+    authority.init(users=[Wanted(role=Role.SUBMITTER, name="bob")])
+    shutil.rmtree(authority.user_directory("bob"))
+    authority.add(Wanted(role=Role.SUBMITTER, name="alice"))
+    assert not authority.user_directory("bob").exists()
+    assert [user.name for user in authority.ledger().users] == ["bob", "alice"]
 
 
 def test_nothing_that_is_there_is_changed_by_doing_it_again(admin: Program, tmp_path: Path) -> None:
