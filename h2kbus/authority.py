@@ -53,6 +53,10 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     root: str = DEFAULT_ROOT
     any_id: bool = False
 
+    def __post_init__(self) -> None:
+        if self.any_id and self.role is not Role.WORKER:
+            raise ValueError("any_id is for workers")
+
 
 class Authority:
     """The directory. Every call leaves it whole: keys first, then the ledger, then the servers' files."""
@@ -125,13 +129,16 @@ class Authority:
             raise SettingsError(f"{error.filename or self.directory}: {error.strerror}") from None
 
     def _apply(self, ledger: Ledger, wanted: Sequence[Wanted]) -> list[User]:
-        missing = [each for each in wanted if not _exists(ledger.users, each)]
-        for each in missing:
+        for each in wanted:
             user_name(each.name)
             Grammar(each.root)
+            _exists(ledger.users, each)
         authority = self._certificate_authority()
         self._server_certificate(authority, ledger)
-        made = [self._make(each) for each in missing]
+        made: list[User] = []
+        for each in wanted:
+            if not _exists((*ledger.users, *made), each):
+                made.append(self._make(each))
         ledger = msgspec.structs.replace(ledger, users=(*ledger.users, *made))
         for user in ledger.users:
             # Keys may have been moved to where they are used; then there is nothing to renew here.
@@ -182,8 +189,9 @@ class Authority:
         certificate, key = place / "ca.pem", place / "ca.key"
         if not key.exists():
             made = new_authority(f"h2kbus {self.directory.name}")
-            create(key, made.key)
+            # The key comes last: where it is, there is a certificate.
             replace(certificate, made.certificate)
+            create(key, made.key)
         return Issued(certificate.read_bytes(), key.read_bytes())
 
     def _server_certificate(self, authority: Issued, ledger: Ledger) -> None:

@@ -74,8 +74,6 @@ def add_user(
 
     Servers know it once they have read access.conf again, twice: nats-server --signal reload.
     """
-    if any_id and role is not Role.WORKER:
-        raise SettingsError("--any-id is for workers")
     authority = _authority(directory)
     root = context.obj.flags.get("root") or DEFAULT_ROOT
     made = authority.add(_wanted({"role": role, "name": name, "root": root, "any_id": any_id}))

@@ -101,6 +101,14 @@ def test_key_of_a_removed_user_is_not_used_again(tmp_path: Path) -> None:
         authority.remove("nobody")
 
 
+def test_name_that_is_listed_twice_is_refused_or_made_once(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "auth")
+    bob = Wanted(role=Role.SUBMITTER, name="bob")
+    assert len(authority.init(users=[bob, bob])) == 1
+    with pytest.raises(SettingsError, match="exists as observer"):
+        authority.init(users=[Wanted(role=Role.OBSERVER, name="olga"), Wanted(role=Role.ADMIN, name="olga")])
+
+
 def test_keys_that_were_moved_away_are_not_made_again(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "auth")
     authority.init(users=[Wanted(role=Role.SUBMITTER, name="bob")])
@@ -186,7 +194,7 @@ def test_users_of_a_list_are_made_at_once(admin: Program, tmp_path: Path) -> Non
         (("add-user", "{}", "king", "alice"), "king"),
         (("add-user", "{}", "submitter", "a.b"), "no user's name"),
         (("add-user", "{}", "submitter", "../a"), "no user's name"),
-        (("add-user", "{}", "submitter", "alice", "--any-id"), "--any-id is for workers"),
+        (("add-user", "{}", "submitter", "alice", "--any-id"), "any_id is for workers"),
         (("add-user", "{}", "submitter", "alice", "--root", "NO"), "is not a root"),
         (("show", "{}", "nobody"), "has no user nobody"),
         (("show", "/nowhere"), "`h2kbus auth init` makes one"),
