@@ -20,6 +20,7 @@ from subjects.result import JobError, Metrics
 from subjects.spec import MAX_PARAMETER_DEPTH, JobSpec, is_deeper
 from subjects.states import State
 from workers.context import JobContext, OperationResult
+from workers.joblog import encodable
 from workers.lease import HeldLease
 from workers.operations import load_runner
 from workers.outputs import StagedFile
@@ -155,7 +156,10 @@ def _spec_of(record: JobRecord) -> JobSpec:
 def job_error(error: H2KBusError, lease: HeldLease) -> JobError:
     """An expected failure, as it stands in the job's result."""
     return JobError(
-        code=error.error_code, message=str(error), phase=_phase(lease), details=bounded(error.details)
+        code=error.error_code,
+        message=encodable(str(error)),
+        phase=_phase(lease),
+        details=bounded(encodable(error.details)),
     )
 
 
@@ -169,9 +173,9 @@ def bounded(facts: dict[str, Any]) -> dict[str, Any]:
 def _defect(error: Exception, lease: HeldLease) -> JobError:
     return JobError(
         code=ErrorCode.INTERNAL,
-        message=f"{type(error).__name__}: {error}",
+        message=encodable(f"{type(error).__name__}: {error}"),
         phase=_phase(lease),
-        stack_trace="".join(traceback.format_exception(error))[-8192:],
+        stack_trace=encodable("".join(traceback.format_exception(error))[-8192:]),
     )
 
 

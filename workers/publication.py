@@ -22,7 +22,8 @@ from typing import Final
 import anyio
 import msgspec
 
-from h2kbus.errors import OperationFailed
+from h2kbus.errors import InvalidMessage, OperationFailed
+from subjects.codec import decode
 from workers.context import OperationResult
 from workers.outputs import SCRATCH_PREFIX, StagedFile, finish_file, output_errors, place_file, sync_path
 
@@ -193,8 +194,8 @@ def _revoke(scratch: Path) -> Path | None:
 
 def _manifest(scratch: Path) -> _Manifest | None:
     """What the attempt was about to publish; None for one that did not come so far."""
-    with contextlib.suppress(OSError, msgspec.DecodeError):
-        return msgspec.json.decode((scratch / MANIFEST).read_bytes(), type=_Manifest)
+    with contextlib.suppress(OSError, InvalidMessage):
+        return decode(_Manifest, (scratch / MANIFEST).read_bytes())
     return None
 
 

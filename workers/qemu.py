@@ -13,6 +13,7 @@ from workers.formats import FORMATS
 from workers.formats.header import Window
 from workers.lines import OnLine
 from workers.process import UNLIMITED, ToolLimits, ToolOutput, ToolRunner
+from workers.tool_json import tool_json
 
 PROGRAM = "qemu-img"
 OnFraction = Callable[[float], None]
@@ -120,9 +121,12 @@ class QemuImg:
         return output.stdout.decode("utf-8", "replace").partition("\n")[0]
 
     async def info(self, disk: Disk) -> tuple[ImageInfo, bytes]:
-        """What the image is, and qemu's own words. Raises IMAGE_CORRUPT if qemu cannot open it."""
+        """What the image is, and qemu's own words.
+
+        Raises IMAGE_CORRUPT if qemu cannot open it, TOOL_FAILED if its words cannot be read.
+        """
         output = await self._metadata("info", [disk], "--output=json", *disk.flags, "--", disk.name)
-        return msgspec.json.decode(output.stdout, type=ImageInfo), output.stdout
+        return tool_json(ImageInfo, output.stdout, PROGRAM), output.stdout
 
     async def check(self, disk: Disk) -> CheckResult:
         """Check the image's own bookkeeping. Raises TOOL_FAILED if the check cannot be done at all."""
@@ -135,7 +139,7 @@ class QemuImg:
         """At most how many bytes the converted image needs; None where qemu cannot tell."""
         argv = [PROGRAM, "measure", "--output=json", *source.flags, "-O", FORMATS[target].qemu]
         output = await self._run([*argv, source.name], [source], accept=(0, 1))
-        return msgspec.json.decode(output.stdout, type=_Measure).required if output.status == 0 else None
+        return tool_json(_Measure, output.stdout, PROGRAM).required if output.status == 0 else None
 
     async def convert(
         self, source: Disk, target: Disk, options: Sequence[str], on_fraction: OnFraction
