@@ -24,7 +24,7 @@ takes all that it can get."""
 
 METADATA_SECONDS = 120.0
 _MAX_JSON = 4 * 1024 * 1024
-_PROGRESS = re.compile(r"\(\s*([0-9.]+)/100%\)")
+_PROGRESS = re.compile(r"\(\s*([0-9]{1,3}(?:\.[0-9]{1,6})?)/100%\)")
 _DIFFERENT, _CHECK_CORRUPT, _CHECK_LEAKS, _CHECK_UNSUPPORTED = 1, 2, 3, 63
 _CHECK_VERDICTS = {
     0: "clean",

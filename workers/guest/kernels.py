@@ -52,7 +52,12 @@ async def read_kernels(rescue: Rescue, tools: ToolRunner, drivers: Sequence[str]
 def version_key(version: str) -> tuple[tuple[int, int, str], ...]:
     """Sorts versions as people do: runs of digits by their value."""
     parts = re.findall(r"[0-9]+|[^0-9]+", version)
-    return tuple((0, int(each), "") if each[0] in _DIGITS else (1, 0, each) for each in parts)
+    return tuple(_number(each) if each[0] in _DIGITS else (1, 0, each) for each in parts)
+
+
+def _number(digits: str) -> tuple[int, int, str]:
+    plain = digits.lstrip("0")
+    return 0, len(plain), plain
 
 
 async def _kernel(
