@@ -1,9 +1,12 @@
 """Whatever a tool says, or a guest's file holds: it is read, or the attempt fails by a code of the list."""
 
 import contextlib
+import datetime as dt
 import gzip
+import json
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
@@ -12,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from h2kbus.errors import ErrorCode, OperationFailed
+from subjects.spec import ArtifactPolicy, Audit, ImageSpec, JobSpec
 from tests.security.fuzz.guest import hostile_rescue
 from tests.security.fuzz.strategies import changed, spoiled, thorough
 from workers.boot.console import Console
@@ -28,7 +32,7 @@ from workers.lines import MAX_LINE_BYTES, LineSplitter
 from workers.process import ToolOutput, ToolRunner
 from workers.qemu import ImageInfo, _Measure, _progress
 from workers.repairs import selinux, system
-from workers.report import ActionNotes
+from workers.report import ActionLine, ActionNotes, Report, write_report
 from workers.survey.look import look
 from workers.survey.verdict import judge
 from workers.tool_json import tool_json
@@ -257,3 +261,22 @@ def test_file_of_a_megabyte_is_read_in_bounded_time(reader: str) -> None:
 def test_any_text_can_be_shown_and_encoded(text: str) -> None:
     assert printable(text).isprintable()
     assert msgspec.json.encode(encodable({text: [text, (text,)]}))
+
+
+def test_report_of_what_is_no_text_is_written(tmp_path: Path) -> None:
+    spec = JobSpec(
+        operation="inspect",
+        image=ImageSpec(path="/a"),
+        artifacts=ArtifactPolicy(output_path="/out"),
+        audit=Audit(requested_by="tester"),
+    )
+    now, name = dt.datetime.now(dt.UTC), b"caf\xe9".decode("utf-8", "surrogateescape")
+    line = ActionLine(action="fstab", outcome="applied", detail=name)
+    write_report(
+        Report(
+            job_id="a", operation="inspect", attempt=1, started_at=now, ended_at=now, spec=spec,
+            actions=(line,), image={"name": name},
+        ),
+        tmp_path / "report.json",
+    )  # fmt: skip
+    assert json.loads((tmp_path / "report.json").read_bytes())["image"] == {"name": "caf\\udce9"}
