@@ -8,7 +8,6 @@ from typing import Final, Protocol
 import anyio
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.text import Text
 
 from h2kbus.cli.output import printable
 from h2kbus.client import Bus
@@ -42,7 +41,7 @@ class Bars:
         self._bars: dict[str, TaskID] = {}
 
     def show(self, event: ProgressEvent) -> None:
-        words = Text(what_happens(event))
+        words = what_happens(event)
         if event.job_id not in self._bars:
             self._bars[event.job_id] = self._progress.add_task("", total=100, job=event.job_id, words=words)
         self._progress.update(self._bars[event.job_id], completed=event.progress_percent, words=words)
@@ -56,11 +55,11 @@ def live_view() -> Iterator[View]:
         yield Lines()
         return
     columns = (
-        TextColumn("{task.fields[job]}"),
+        TextColumn("{task.fields[job]}", markup=False),
         BarColumn(bar_width=30),
         TaskProgressColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[words]}"),
+        TextColumn("{task.fields[words]}", markup=False),
     )
     with Progress(*columns, console=console) as progress:
         yield Bars(progress)
@@ -102,7 +101,7 @@ def describe(event: ProgressEvent) -> str:
 
 def what_happens(event: ProgressEvent) -> str:
     """Phase, message, and how much is left where that is known."""
-    words = [event.phase, printable(event.message)]
+    words = [printable(event.phase), printable(event.message)]
     if event.bytes_total:
         done = event.bytes_done or 0
         words.append(f"({done / _GIB:.2f} of {event.bytes_total / _GIB:.2f} GiB)")

@@ -2,10 +2,8 @@
 
 import contextlib
 import functools
-import logging
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -17,6 +15,7 @@ from anyio.abc import TaskStatus
 
 from h2kbus.cli.exits import say
 from h2kbus.cli.fleet import Capabilities, NoCapabilities, new_worker_id, read_switches
+from h2kbus.cli.logs import set_up_logging
 from h2kbus.cli.loop import run as run_async
 from h2kbus.cli.output import print_json
 from h2kbus.cli.submit import Plugins
@@ -324,14 +323,3 @@ async def _profile(catalog: OperationCatalog, options: WorkerOptions, worker_id:
         overrides=options.switches,
         max_disk_size_tb=options.max_disk_size_tb,
     )
-
-
-def set_up_logging(verbose: bool) -> None:
-    """Log to stderr, one line each; the NATS client's own chatter only when asked for."""
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    logging.getLogger("nats").setLevel(logging.DEBUG if verbose else logging.CRITICAL)
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
