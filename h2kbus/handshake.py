@@ -1,5 +1,6 @@
 """What is said to a server on connecting, and what its answer must be."""
 
+import re
 import ssl
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,11 @@ RECONNECT_SECONDS: Final = 0.25
 # The first release of each line that has what the guarantees rest on.
 _FLOORS: Final = {(2, 12): (2, 12, 0), (2, 13): (2, 14, 3), (2, 14): (2, 14, 0)}
 _OLDEST: Final = (2, 12, 0)
+_SEED: Final = re.compile(rb"SU[A-Z2-7]{56}")
+_CREDS: Final = re.compile(
+    rb"\s*-+BEGIN NATS USER JWT-+\s+[\w.-]+\s+-+END NATS USER JWT-+\s.*-+BEGIN USER NKEY SEED-+\s+SU[A-Z2-7]{56}\s",
+    re.DOTALL,
+)
 
 
 def client_options(settings: ConnectionSettings) -> dict[str, Any]:
@@ -22,8 +28,8 @@ def client_options(settings: ConnectionSettings) -> dict[str, Any]:
         "user": settings.user,
         "password": settings.password,
         "token": settings.token,
-        "user_credentials": settings.creds,
-        "nkeys_seed": settings.nkey,
+        "user_credentials": _creds(settings),
+        "nkeys_seed": _seed(settings),
         "inbox_prefix": settings.inbox_prefix,
         "tls": _tls(settings),
     }
@@ -66,6 +72,32 @@ def check_server(client: Client) -> None:
     info = client._server_info  # noqa: SLF001 - the client has no public word for JetStream
     if not info.get("jetstream"):
         raise ServerUnfit("the server runs without JetStream", code=ErrorCode.JETSTREAM_MISSING)
+
+
+def _seed(settings: ConnectionSettings) -> str | None:
+    """The file of the key, if it holds one: the client itself fails on anything else without a word."""
+    if settings.nkey is None:
+        return None
+    try:
+        sound = _SEED.fullmatch(Path(settings.nkey).read_bytes().strip())
+    except OSError as error:
+        raise SettingsError(f"nkey: {settings.nkey} cannot be read: {error.strerror}") from None
+    if sound is None:
+        raise SettingsError(f"nkey: {settings.nkey} holds no seed of a user's key")
+    return settings.nkey
+
+
+def _creds(settings: ConnectionSettings) -> str | None:
+    """The file of the credentials, if it holds some, for the same reason."""
+    if settings.creds is None:
+        return None
+    try:
+        sound = _CREDS.match(Path(settings.creds).read_bytes())
+    except OSError as error:
+        raise SettingsError(f"creds: {settings.creds} cannot be read: {error.strerror}") from None
+    if sound is None:
+        raise SettingsError(f"creds: {settings.creds} holds no credentials of a user")
+    return settings.creds
 
 
 def _tls(settings: ConnectionSettings) -> ssl.SSLContext | None:

@@ -66,10 +66,9 @@ def test_log_record_is_one_line_of_text(text: str) -> None:
 
 
 def test_traceback_in_a_log_keeps_its_lines_and_nothing_else() -> None:
-    try:
+    with pytest.raises(ValueError, match="owned") as caught:
         int(OWNED)
-    except ValueError as error:
-        defect = type(error), ValueError(OWNED), error.__traceback__
+    defect = (caught.type, caught.value, caught.tb)
     record = logging.LogRecord("h2kbus", logging.ERROR, "", 0, "defect", (), defect)
     shown = PlainFormatter("%(message)s").format(record)
     assert "Traceback" in shown
