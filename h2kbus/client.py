@@ -9,6 +9,7 @@ async with h2kbus.connect("nats://127.0.0.1:4222") as bus:
 
 import contextlib
 import datetime as dt
+import os
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Final, Literal
 
@@ -31,7 +32,7 @@ from h2kbus.errors import (
 from h2kbus.fleet import LaneLoad, give_order, read_lanes, read_loads, read_workers
 from h2kbus.ids import new_job_id
 from h2kbus.limits import LimitUse, read_limits, set_ceiling
-from h2kbus.settings import ConnectionSettings
+from h2kbus.settings import DEFAULT_URL, ConnectionSettings
 from h2kbus.store import Entry, JobStore
 from h2kbus.watch import RESYNC_SECONDS, EventFeed, next_within
 from subjects.codec import convert, encode
@@ -312,10 +313,10 @@ async def connect(
 ) -> AsyncIterator[Bus]:
     """Connect to a bus.
 
-    `settings` says everything; `url` alone is enough for an open server. Raises BusUnreachable,
-    PermissionDenied or ServerUnfit.
+    `settings` says everything; `url` alone is enough for an open server, and for this user's own `h2kbus up`
+    on this machine. Raises BusUnreachable, PermissionDenied or ServerUnfit.
     """
-    chosen = settings or ConnectionSettings()
+    chosen = settings or ConnectionSettings(url=url or DEFAULT_URL).with_local_token(os.environ)
     if url is not None:
         chosen = msgspec.structs.replace(chosen, url=url)
     async with connect_to_server(chosen) as connection:

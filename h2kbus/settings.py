@@ -17,9 +17,12 @@ import msgspec
 
 from h2kbus.contexts import load_context
 from h2kbus.errors import SettingsError
+from h2kbus.local_servers import token_of
 from subjects.grammar import DEFAULT_ROOT, Grammar
+from subjects.permissions import user_of
 
 DEFAULT_URL: Final = "nats://127.0.0.1:4222"
+DEFAULT_API_PREFIX: Final = "$JS.API"
 _SCHEMES: Final = ("nats", "tls", "ws", "wss")
 _SECRETS: Final = ("password", "token")
 _FILES: Final = ("creds", "nkey", "tls_ca", "tls_cert", "tls_key")
@@ -53,6 +56,7 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
     tls_cert: str | None = None
     tls_key: str | None = None
     inbox_prefix: str | None = None
+    api_prefix: str = DEFAULT_API_PREFIX
     root: str = DEFAULT_ROOT
     name: str = "h2kbus"
     connect_timeout_seconds: float = 5.0
@@ -75,9 +79,19 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
         return ",".join(_without_secret(server) for server in self.servers)
 
     def submitter(self) -> str:
-        """Who submits, as a subject token: the configured user, else the local user."""
-        name = self.user or _local_user()
+        """Who submits, as a subject token: the configured user, else the local user.
+
+        Whoever connects by a key is the one whose private inbox it is.
+        """
+        name = self.user or user_of(self.inbox_prefix) or _local_user()
         return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64] or "unknown"
+
+    def with_local_token(self, env: Mapping[str, str]) -> "ConnectionSettings":
+        """The same with the token of `h2kbus up` on this machine, if nothing else says who we are."""
+        given = (self.creds, self.nkey, self.user, self.password, self.token)
+        if any(given) or len(self.servers) != 1:
+            return self
+        return msgspec.structs.replace(self, token=token_of(self.url, env))
 
     @classmethod
     def resolve(cls, flags: Mapping[str, str | None], env: Mapping[str, str]) -> "ConnectionSettings":
@@ -100,7 +114,7 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
             if value is not None:
                 chosen[field] = value
         try:
-            return _checked(msgspec.convert(chosen, cls, strict=False))
+            return _checked(msgspec.convert(chosen, cls, strict=False)).with_local_token(env)
         except msgspec.ValidationError as error:
             raise SettingsError(f"a setting makes no sense: {error}") from None
 

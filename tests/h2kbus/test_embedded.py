@@ -16,7 +16,6 @@ from h2kbus.connection import connect
 from h2kbus.embedded import default_data_dir, embedded_server
 from h2kbus.errors import EmbeddedServerError
 from h2kbus.provision import provision
-from h2kbus.settings import ConnectionSettings
 from subjects.grammar import Grammar
 from subjects.topology import Topology
 from tests.conftest import environment
@@ -39,7 +38,7 @@ anyio.run(main)
 async def test_free_port_is_taken_and_told(tmp_path: Path) -> None:
     async with embedded_server(tmp_path, 0) as server:
         assert server.url.startswith("nats://127.0.0.1:")
-        async with connect(ConnectionSettings(url=server.url)) as connection:
+        async with connect(server.settings()) as connection:
             assert connection.is_connected
 
 
@@ -143,10 +142,10 @@ async def test_program_that_is_no_server_is_quoted(tmp_path: Path, monkeypatch: 
 async def test_data_survives_a_restart(tmp_path: Path) -> None:
     topology = Topology(Grammar())
     subject = topology.record_subject("kept")
-    async with embedded_server(tmp_path, 0) as server, connect(ConnectionSettings(url=server.url)) as first:
+    async with embedded_server(tmp_path, 0) as server, connect(server.settings()) as first:
         await provision(first, topology)
         await first.publish(subject, b"precious")
-    async with embedded_server(tmp_path, 0) as server, connect(ConnectionSettings(url=server.url)) as second:
+    async with embedded_server(tmp_path, 0) as server, connect(server.settings()) as second:
         stored = await second.get_last(topology.bucket_stream(topology.jobs_bucket), subject)
     assert stored is not None
     assert stored.data == b"precious"
@@ -155,11 +154,11 @@ async def test_data_survives_a_restart(tmp_path: Path) -> None:
 async def test_acknowledged_write_survives_a_kill(tmp_path: Path) -> None:
     topology = Topology(Grammar())
     subject = topology.record_subject("kept")
-    async with embedded_server(tmp_path, 0) as server, connect(ConnectionSettings(url=server.url)) as first:
+    async with embedded_server(tmp_path, 0) as server, connect(server.settings()) as first:
         await provision(first, topology)
         await first.publish(subject, b"precious")
         os.kill(server.pid, signal.SIGKILL)
-    async with embedded_server(tmp_path, 0) as server, connect(ConnectionSettings(url=server.url)) as second:
+    async with embedded_server(tmp_path, 0) as server, connect(server.settings()) as second:
         stored = await second.get_last(topology.bucket_stream(topology.jobs_bucket), subject)
     assert stored is not None
 

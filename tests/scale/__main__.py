@@ -17,16 +17,17 @@ from h2kbus.cli.output import print_line
 from h2kbus.client import Bus
 from h2kbus.connection import connect
 from h2kbus.provision import provision
-from h2kbus.pull import PullInbox, PullRequest
 from h2kbus.settings import ConnectionSettings
 from scheduler.lanes import LaneRegistry
 from subjects.grammar import Grammar
 from subjects.spec import JobSpec
-from subjects.topology import PULL_GROUP, SECOND, Topology
+from subjects.topology import Topology
 from tests.conftest import REPOSITORY, environment, rehearsal, start_server, wheel_server
+from workers.pull import LanePuller
 
 WATCHED_SECONDS: Final = 30.0
-PRIORITIES: Final = (1, 5, 9)
+PRIORITIES: Final = (5, 7, 9)
+URGENT: Final = 1
 SAMPLE: Final = 300
 MEBIBYTE: Final = 1 << 20
 
@@ -179,20 +180,27 @@ async def _latencies(bus: Bus, url: str) -> None:
 
 
 async def _order(bus: Bus) -> None:
-    """Pull as a worker does: the most urgent first, and within a lane the oldest first."""
-    arrived: list[str] = []
-    inbox = PullInbox(bus.connection, bus.topology.jobs_stream, lambda each: arrived.append(each.subject))
-    await inbox.open()
-    lanes = sorted(await bus.lanes(), key=lambda lane: lane.priority)
-    urgent = [lane for lane in lanes if lane.priority == PRIORITIES[0] and lane.pool == "default"]
-    for lane in urgent:
-        request = PullRequest(batch=SAMPLE, no_wait=True, expires=10 * SECOND, group=PULL_GROUP)
-        await (await inbox.send(lane.consumer, request)).wait()
-    await inbox.close()
-    expected = [f"q{number}" for number in range(0, SAMPLE * len(PRIORITIES), len(PRIORITIES))]
-    exact = [each.rpartition(".")[2] for each in arrived][: len(expected)] == expected
-    words = "in order" if exact else "NOT in order"
-    print_line(f"the first {len(arrived)} of priority {PRIORITIES[0]}: {words}")
+    """Urgent jobs come after all others, and a worker gets them first, then those of the next lane."""
+    specs = (
+        rehearsal(job_id=f"u{number}", policy={"priority": URGENT}, operation="inspect")
+        for number in range(SAMPLE)
+    )
+    ids = [each async for each in bus.submit_many(specs)]
+    for job_id in ids:
+        await bus.verdict(job_id)
+    puller = LanePuller(bus.connection, bus.topology)
+    lanes = await bus.lanes()
+    served = sorted((lane for lane in lanes if lane.pool == "default"), key=lambda lane: lane.priority)
+    await puller.open()
+    puller.serve(tuple(served), frozenset({"qemu-img"}))
+    priorities: list[int] = []
+    while len(priorities) < 2 * SAMPLE:
+        taken = await puller.next(10)
+        priorities += [bus.grammar.parse_job(each.subject).priority for each in taken]
+    await puller.close()
+    expected = [URGENT] * SAMPLE + [PRIORITIES[0]] * SAMPLE
+    words = "in order" if priorities == expected else "NOT in order"
+    print_line(f"{SAMPLE} urgent jobs that came last, and the {SAMPLE} next after them: {words}")
 
 
 if __name__ == "__main__":
