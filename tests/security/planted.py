@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Self
 
 import anyio
-import nkeys
+import nkeys  # type: ignore[import-untyped] # it has no type hints
 
 from h2kbus.connection import connect
 from h2kbus.settings import ConnectionSettings
@@ -61,9 +61,9 @@ class Road:
 
     def __init__(self, place: Path) -> None:
         self.place = place
-        self.secrets = {name: new_secret(name) for name in ("password", "token", "creds", "wrong", "context")}
+        self.secrets = {name: new_secret(name) for name in ("password", "token", "wrong", "context")}
         self.secrets["nkey"], self.public_key = new_nkey()
-        self.secrets["creds seed"], _ = new_nkey()
+        self.secrets["creds"], _ = new_nkey()
         self.told: dict[str, bytes] = {}
         self.processes = ProcessList()
 
@@ -152,6 +152,7 @@ def job(road: Road, job_id: str, image: str) -> Path:
     file = road.place / f"{job_id}.json"
     described = {
         "job_id": job_id, "operation": "inspect", "image": {"path": image},
+        "requested_actions": ["info", "check", "partitions"],
         "artifacts": {"output_path": str(road.place / "out")}, "audit": {"requested_by": "tester"},
     }  # fmt: skip
     file.write_text(json.dumps(described))
