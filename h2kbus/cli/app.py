@@ -7,7 +7,21 @@ from typing import Annotated, NoReturn
 import typer
 
 from h2kbus import __version__
-from h2kbus.cli import auth, backup, dead, fleet, inspection, jobs, limits, machine, processes, setup, submit
+from h2kbus.cli import (
+    auth,
+    backup,
+    dead,
+    fleet,
+    inspection,
+    jobs,
+    limits,
+    machine,
+    manual,
+    processes,
+    setup,
+    submit,
+    top,
+)
 from h2kbus.cli import explain as explanation
 from h2kbus.cli.exits import Exit, exit_code, explain
 from h2kbus.cli.invocation import Invocation, hoist
@@ -24,7 +38,6 @@ app = typer.Typer(
     help="A message bus for virtual-machine disk jobs over NATS JetStream.",
     epilog=EPILOG,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -76,13 +89,20 @@ for module in (
     explanation,
     dead,
     fleet,
+    top,
     setup,
     backup,
     auth,
     processes,
     machine,
+    manual,
 ):
     module.register(app)
+
+for command in app.registered_commands:
+    # Docstrings are raw, so that `\b`, which keeps examples as they stand, is two characters there.
+    if command.callback is not None and command.callback.__doc__:
+        command.callback.__doc__ = command.callback.__doc__.replace(r"\b", "\b")
 
 
 def main() -> NoReturn:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import anyio
+import msgspec
 import psutil
 import typer
 
@@ -44,13 +45,28 @@ def main(
         config = {"jetstream": {"store_dir": str(place / "js"), **sync}}
         process, url = start_server(wheel_server(), place, config)
         try:
-            anyio.run(_measure, url, psutil.Process(process.pid), jobs, workers or [1, 100, 1000])
+            server = Server(psutil.Process(process.pid), place / "js")
+            anyio.run(_measure, url, server, jobs, workers or [1, 100, 1000])
         finally:
             process.kill()
             process.wait()
 
 
-async def _measure(url: str, server: psutil.Process, jobs: int, workers: list[int]) -> None:
+class Server(msgspec.Struct, frozen=True):
+    """The server's process, and where its streams lie."""
+
+    process: psutil.Process
+    store: Path
+
+    def disk_mebibytes(self) -> float:
+        """What its streams occupy on the disk."""
+        done = subprocess.run(
+            ["du", "-sk", self.store], check=True, capture_output=True, text=True, timeout=60
+        )
+        return int(done.stdout.split()[0]) / 1024
+
+
+async def _measure(url: str, server: Server, jobs: int, workers: list[int]) -> None:
     settings = ConnectionSettings(url=url)
     topology = Topology(Grammar(settings.root))
     async with connect(settings) as connection:
@@ -62,18 +78,17 @@ async def _measure(url: str, server: psutil.Process, jobs: int, workers: list[in
     await _queue(settings, server, jobs)
 
 
-async def _report(what: str, server: psutil.Process, seconds: float) -> None:
-    """What the server costs while this goes on: its memory, and its share of one core."""
-    before, began = server.cpu_times(), time.monotonic()
+async def _report(what: str, server: Server, seconds: float) -> None:
+    """What the server costs while this goes on: its memory, its share of one core, and its disk."""
+    before, began = server.process.cpu_times(), time.monotonic()
     await anyio.sleep(seconds)
-    after, passed = server.cpu_times(), time.monotonic() - began
+    after, passed = server.process.cpu_times(), time.monotonic() - began
     share = (after.user + after.system - before.user - before.system) / passed
-    print_line(f"{what}: nats-server {server.memory_info().rss / MEBIBYTE:.0f} MiB, {share:.1%} of a core")
+    memory, disk = server.process.memory_info().rss / MEBIBYTE, server.disk_mebibytes()
+    print_line(f"{what}: nats-server {memory:.0f} MiB, {share:.1%} of a core, {disk:.0f} MiB on the disk")
 
 
-async def _idle_workers(
-    settings: ConnectionSettings, topology: Topology, server: psutil.Process, count: int
-) -> None:
+async def _idle_workers(settings: ConnectionSettings, topology: Topology, server: Server, count: int) -> None:
     """Real workers in processes of 100, with nothing to do, on one lane."""
     async with connect(settings) as connection:
         registry = LaneRegistry(connection, topology)
@@ -106,7 +121,7 @@ async def _idle_workers(
             each.wait()
 
 
-async def _lanes(settings: ConnectionSettings, topology: Topology, server: psutil.Process) -> None:
+async def _lanes(settings: ConnectionSettings, topology: Topology, server: Server) -> None:
     async with connect(settings) as connection:
         registry = LaneRegistry(connection, topology)
         for number in range(200):
@@ -120,7 +135,7 @@ def _specs(count: int) -> Iterator[JobSpec]:
         yield rehearsal(job_id=f"q{number}", policy={"priority": priority}, operation="inspect")
 
 
-async def _queue(settings: ConnectionSettings, server: psutil.Process, jobs: int) -> None:
+async def _queue(settings: ConnectionSettings, server: Server, jobs: int) -> None:
     argv = [sys.executable, "-m", "h2kbus", "--url", settings.url, "scheduler"]
     process = subprocess.Popen(argv, cwd=REPOSITORY, env=environment())
     scheduler = psutil.Process(process.pid)
