@@ -1,5 +1,6 @@
 """`python -m tests.security.fuzz`: a campaign of mutated images of any size, from a seed."""
 
+import contextlib
 import sys
 import tempfile
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Annotated
 import anyio
 import typer
 
-from tests.security.fuzz.campaign import Plan, run, summary
+from tests.security.fuzz.campaign import Plan, Report, fill, summary
 
 
 def main(
@@ -18,14 +19,20 @@ def main(
     limit: Annotated[float, typer.Option(min=1, help="Seconds that one attempt may take.")] = 20.0,
     keep: Annotated[Path | None, typer.Option(help="Where to work, and leave everything behind.")] = None,
 ) -> None:
-    """Put mutated images through inspect and convert. Exit code 1 when a promise was broken."""
-    plan = Plan(seed=seed, mutants=mutants, first=first, limit=limit)
+    """Put mutated images through inspect and convert. Exit code 1 when a promise was broken.
+
+    Ctrl-C ends it with what was found so far.
+    """
+    report = Report(plan=Plan(seed=seed, mutants=mutants, first=first, limit=limit))
 
     def say(words: str) -> None:
         sys.stderr.write(f"{words}\n")
 
-    with tempfile.TemporaryDirectory(prefix="h2kbus-fuzz-", ignore_cleanup_errors=True) as temporary:
-        report = anyio.run(lambda: run(plan, keep or Path(temporary) / "campaign", say=say))
+    with (
+        tempfile.TemporaryDirectory(prefix="h2kbus-fuzz-", ignore_cleanup_errors=True) as temporary,
+        contextlib.suppress(KeyboardInterrupt),
+    ):
+        anyio.run(lambda: fill(report, keep or Path(temporary) / "campaign", say=say))
     sys.stdout.write(summary(report))
     raise typer.Exit(1 if report.violations else 0)
 

@@ -62,10 +62,17 @@ class Report(msgspec.Struct, kw_only=True):
 
 async def run(plan: Plan, place: Path, *, say: Callable[[str], None] = lambda _: None) -> Report:
     """Run a campaign in a directory that does not exist yet."""
-    made = place / "seeds"
+    report = Report(plan=plan)
+    await fill(report, place, say=say)
+    return report
+
+
+async def fill(report: Report, place: Path, *, say: Callable[[str], None] = lambda _: None) -> None:
+    """Like `run`, into a report that can be read at any time."""
+    plan, made = report.plan, place / "seeds"
     made.mkdir(parents=True)
     corpus = seeds(made)
-    arena, report, began = Arena(place / "arena"), Report(plan=plan), time.monotonic()
+    arena, began = Arena(place / "arena"), time.monotonic()
     for number in range(plan.first, plan.first + plan.mutants):
         faulthandler.dump_traceback_later(STUCK_FACTOR * plan.limit, exit=True)
         await _one(number, corpus, arena, report)
@@ -74,7 +81,6 @@ async def run(plan: Plan, place: Path, *, say: Callable[[str], None] = lambda _:
         if report.mutants % _TOLD_EVERY == 0:
             say(f"{report.mutants} mutants in {report.seconds:.0f} s, {len(report.violations)} violations")
     faulthandler.cancel_dump_traceback_later()
-    return report
 
 
 async def _one(number: int, corpus: list[Seed], arena: Arena, report: Report) -> None:
