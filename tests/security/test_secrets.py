@@ -1,10 +1,12 @@
 """Credentials stay in the files where they were put: a whole run is searched for planted ones afterwards."""
 
+import signal
 from pathlib import Path
 
 import pytest
 
 from h2kbus.settings import ConnectionSettings
+from tests.conftest import read_ready
 from tests.security.planted import Road, job, keep_the_bus, new_secret, running, servers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -147,3 +149,21 @@ def test_secret_that_leaks_is_found(tmp_path: Path, place: str) -> None:
     with road.processes:
         LEAKS[place](road, secret)
     assert any(each.startswith(place) for each in road.found(secret))
+
+
+def test_token_of_an_embedded_server_is_in_its_private_files_only(tmp_path: Path) -> None:
+    road = Road(tmp_path)
+    program = road.program()
+    words = ("up", "--json", "--port", "0", "--data-dir", tmp_path / "data", "--verbose")
+    with road.processes, program.started(*words) as up:
+        url = read_ready(up)["url"]
+        token = (tmp_path / "data" / "token").read_text()
+        assert road.tell("ls", program("ls", "--url", url)) == 0
+        failing = job(road, "failed", "/missing.img")
+        assert road.tell("failed", program("submit", "--wait", "--url", url, failing)) == 1
+        up.send_signal(signal.SIGINT)
+        out, err = up.communicate(timeout=60)
+        road.told["up"] = f"{url}{out}{err}".encode()
+    holders = {"data/nats-server.conf", "data/token"}
+    assert set(road.found(token)) == holders
+    assert [(tmp_path / each).stat().st_mode & 0o077 for each in holders] == [0, 0]
