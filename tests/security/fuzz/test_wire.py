@@ -13,6 +13,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from h2kbus.answers import Stored, found_in, outcome_of, problem_of, reply_of
+from h2kbus.backup import _described, _stored
 from h2kbus.contexts import load_context
 from h2kbus.dead import _numbered, _renamed
 from h2kbus.errors import BusError, H2KBusError, InvalidMessage, InvalidSubject, SettingsError
@@ -139,6 +140,22 @@ def test_any_context_file_is_read_or_refused(
             load_context(name, env)
         with contextlib.suppress(H2KBusError):
             assert ConnectionSettings.resolve({"context": name}, env).servers
+
+
+BACKUPS = [b'{"config":{"name":"S","retention":"limits"},"state":{"messages":7,"consumer_count":1}}']
+
+
+@given(spoiled(BACKUPS) | changed(BACKUPS))
+@thorough
+def test_any_description_of_a_backup_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    place = tmp_path_factory.getbasetemp() / "backup" / "S"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "stream.tar.s2").touch()
+    (place / "backup.json").write_bytes(content)
+    with contextlib.suppress(SettingsError):
+        assert _stored(_described(place), 1).stream == "S"
 
 
 NAMES = st.sampled_from(ConnectionSettings.__struct_fields__)
