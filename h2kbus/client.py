@@ -10,6 +10,7 @@ async with h2kbus.connect("nats://127.0.0.1:4222") as bus:
 import contextlib
 import datetime as dt
 from collections.abc import AsyncIterator, Iterable, Mapping
+from pathlib import Path
 from typing import Final, Literal
 
 import anyio
@@ -32,6 +33,7 @@ from h2kbus.fleet import LaneLoad, give_order, read_lanes, read_loads, read_work
 from h2kbus.ids import new_job_id
 from h2kbus.limits import LimitUse, read_limits, set_ceiling
 from h2kbus.settings import ConnectionSettings
+from h2kbus.signing import Signer
 from h2kbus.store import Entry, JobStore
 from h2kbus.watch import RESYNC_SECONDS, EventFeed, next_within
 from subjects.codec import convert, encode
@@ -55,8 +57,12 @@ SUBMIT_WINDOW: Final = 512
 class Bus:
     """A client's view of one fleet. Made by `h2kbus.connect`; safe to share between tasks."""
 
-    def __init__(self, connection: Connection, grammar: Grammar, submitter: str) -> None:
+    def __init__(
+        self, connection: Connection, grammar: Grammar, submitter: str, signer: Signer | None = None
+    ) -> None:
+        """With a `signer`, jobs are signed when they are submitted and when they are run again."""
         self.connection = connection
+        self.signer = signer
         self.grammar = grammar
         self.topology = Topology(grammar)
         self.store = JobStore(connection, self.topology)
@@ -206,7 +212,9 @@ class Bus:
     async def retry(self, job_id: str) -> str:
         """Run a finished job again as a new job; returns the new id.
 
-        Raises JobNotFound, and InvalidMessage while the job has not ended.
+        With a signer, only a job that its own key has signed is signed anew: whoever may write records
+        could otherwise have anything signed. Raises JobNotFound, and InvalidMessage for a job that has not
+        ended or that is not signed so.
         """
         record = await self.status(job_id)
         if not record.state.terminal:
@@ -214,10 +222,16 @@ class Bus:
                 f"job {job_id} is {record.state}; only a finished job can be retried", "$.state"
             )
         new_id = new_job_id()
-        await self.connection.publish(
-            self.grammar.command(self.submitter, Verb.RETRY, new_id), encode(RetryCommand(parent=job_id))
-        )
+        body = encode(self._retry_of(record, new_id))
+        await self.connection.publish(self.grammar.command(self.submitter, Verb.RETRY, new_id), body)
         return new_id
+
+    def _retry_of(self, record: JobRecord, new_id: str) -> RetryCommand:
+        plain, spec = RetryCommand(parent=record.job_id), record.spec
+        if self.signer is None or spec is None:
+            return plain
+        signed = self.signer.sign_again(spec, record.job_id, new_id, self.grammar.root)
+        return msgspec.structs.replace(plain, created_at=signed.created_at, signature=signed.signature)
 
     async def jobs(
         self, *, state: State | None = None, since: dt.datetime | None = None
@@ -272,11 +286,18 @@ class Bus:
             given = WorkerOrder(order=order, by=self.submitter, at=now, reason=reason)
         await give_order(self.connection, self.topology, worker_id, given)
 
+    def signed(self, spec: JobSpec) -> JobSpec:
+        """The job, signed if there is a signer; a signature that it has already is kept without one.
+
+        Raises InvalidMessage for a job that cannot be signed.
+        """
+        return spec if self.signer is None else self.signer.sign(spec, self.grammar.root)
+
     def _command(self, spec: JobSpec) -> tuple[str, str, bytes]:
         """The id, subject and body of a submission. Raises InvalidMessage."""
         job_id = spec.job_id or new_job_id()
         created_at = spec.created_at or dt.datetime.now(dt.UTC)
-        body = encode(msgspec.structs.replace(spec, job_id=job_id, created_at=created_at))
+        body = encode(self.signed(msgspec.structs.replace(spec, job_id=job_id, created_at=created_at)))
         if len(body) > MAX_SPEC_BYTES:
             raise InvalidMessage(f"the job has {len(body)} bytes; {MAX_SPEC_BYTES} are allowed")
         return job_id, self.grammar.command(self.submitter, Verb.SUBMIT, job_id), body
@@ -313,10 +334,11 @@ async def connect(
     """Connect to a bus.
 
     `settings` says everything; `url` alone is enough for an open server. Raises BusUnreachable,
-    PermissionDenied or ServerUnfit.
+    PermissionDenied or ServerUnfit, and SettingsError for a key to sign with that is none.
     """
     chosen = settings or ConnectionSettings()
     if url is not None:
         chosen = msgspec.structs.replace(chosen, url=url)
+    signer = Signer.from_file(Path(chosen.sign_key)) if chosen.sign_key else None
     async with connect_to_server(chosen) as connection:
-        yield Bus(connection, Grammar(chosen.root), submitter or chosen.submitter())
+        yield Bus(connection, Grammar(chosen.root), submitter or chosen.submitter(), signer)

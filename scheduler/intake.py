@@ -28,6 +28,7 @@ from subjects.codec import convert, decode
 from subjects.commands import CancelCommand, RetryCommand, Verb
 from subjects.fit import Demand
 from subjects.grammar import CommandSubject
+from subjects.identity import is_own_name
 from subjects.lanes import job_needs
 from subjects.lifecycle import created, pending, refused, same_job
 from subjects.record import JobRecord
@@ -49,7 +50,10 @@ class Intake:
         admission: Admission,
         fleet: FleetView,
         catalog: OperationCatalog,
+        *,
+        own_name: bool = False,
     ) -> None:
+        """With `own_name` a job in the name of somebody else than its submitter is refused."""
         self._dispatch = dispatch
         self._connection = dispatch.connection
         self._topology = dispatch.topology
@@ -58,6 +62,7 @@ class Intake:
         self._admission = admission
         self._catalog = catalog
         self._fleet = fleet
+        self._own_name = own_name
         self._name = dispatch.name
         self._handlers: dict[Verb, Callable[[CommandSubject, Delivery], Awaitable[None]]] = {
             Verb.SUBMIT: self._submit,
@@ -85,18 +90,26 @@ class Intake:
         await self._accept(command, spec, delivery)
 
     async def _retry(self, command: CommandSubject, delivery: Delivery) -> None:
-        parent_id = decode(RetryCommand, delivery.data).parent
+        wanted = decode(RetryCommand, delivery.data)
+        parent_id = wanted.parent
         parent = await self._store.find(parent_id)
         if parent is None or parent.record.spec is None or not parent.record.state.terminal:
             raise InvalidMessage(f"job {parent_id} is not a finished job that can be retried", "$.parent")
-        now = dt.datetime.now(dt.UTC)
-        spec = msgspec.structs.replace(parent.record.spec, job_id=command.job_id, created_at=now)
+        # The parent's own signature is over the parent's id.
+        spec = msgspec.structs.replace(
+            parent.record.spec,
+            job_id=command.job_id,
+            created_at=wanted.created_at or dt.datetime.now(dt.UTC),
+            signature=wanted.signature,
+        )
         await self._accept(command, spec, delivery, parent=parent_id)
 
     async def _accept(
         self, command: CommandSubject, spec: JobSpec, delivery: Delivery, parent: str | None = None
     ) -> None:
         try:
+            if self._own_name:
+                require_own_name(command.submitter, spec)
             demand = await self._demand(spec)
             await self._lanes.ensure(spec.pool, demand.lane, spec.execution_policy.priority)
             record = created(
@@ -206,6 +219,13 @@ class Intake:
 
     async def _bury_copy(self, delivery: Delivery, reason: str, message: str) -> None:
         await bury(self._connection, self._topology, delivery, reason=reason, message=message, by=self._name)
+
+
+def require_own_name(submitter: str, spec: JobSpec) -> None:
+    """Raises InvalidMessage for a job that says it comes from somebody else than who submitted it."""
+    if not is_own_name(submitter, spec.audit.requested_by):
+        reason = f"{spec.audit.requested_by!r} is not {submitter}, who submitted the job"
+        raise InvalidMessage(reason, "$.audit.requested_by")
 
 
 def read_spec(job_id: str, data: bytes) -> JobSpec:

@@ -39,10 +39,16 @@ PAUSE_SECONDS: Final = 0.5
 
 
 class Scheduler:
-    """Serves one fleet until told to drain."""
+    """Serves one fleet until told to drain. With `own_name` it takes jobs in the submitter's name only."""
 
     def __init__(
-        self, connection: Connection, topology: Topology, catalog: OperationCatalog, name: str
+        self,
+        connection: Connection,
+        topology: Topology,
+        catalog: OperationCatalog,
+        name: str,
+        *,
+        own_name: bool = False,
     ) -> None:
         self._connection = connection
         self._topology = topology
@@ -52,7 +58,7 @@ class Scheduler:
         locks = ImageLocks(connection, topology, store, catalog)
         admission = Admission(locks, Limits(connection, topology, store), fleet)
         self._lanes = LaneRegistry(connection, topology)
-        self._intake = Intake(dispatch, self._lanes, admission, fleet, catalog)
+        self._intake = Intake(dispatch, self._lanes, admission, fleet, catalog, own_name=own_name)
         self._duties = Duties(dispatch, admission, fleet)
         self._mending = Mending(connection, topology, self._lanes)
         self._slots = Slots(CONCURRENCY)

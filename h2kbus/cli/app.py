@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from h2kbus import __version__
-from h2kbus.cli import backup, dead, fleet, inspection, jobs, limits, machine, processes, setup, submit
+from h2kbus.cli import backup, dead, fleet, inspection, jobs, keys, limits, machine, processes, setup, submit
 from h2kbus.cli import explain as explanation
 from h2kbus.cli.exits import Exit, exit_code, explain
 from h2kbus.cli.invocation import Invocation, hoist
@@ -45,6 +45,9 @@ def shared(
     tls_ca: Annotated[str | None, typer.Option(help="Certificate authorities to trust (PEM).")] = None,
     tls_cert: Annotated[str | None, typer.Option(help="Client certificate (PEM).")] = None,
     tls_key: Annotated[str | None, typer.Option(help="Key of the client certificate (PEM).")] = None,
+    sign_key: Annotated[
+        str | None, typer.Option(help="File with an NKey seed that submitted jobs are signed with.")
+    ] = None,
     nats_context: Annotated[
         str | None, typer.Option("--context", help="NATS context, as `nats context ls` names it.")
     ] = None,
@@ -62,13 +65,27 @@ def shared(
         "tls_ca": tls_ca,
         "tls_cert": tls_cert,
         "tls_key": tls_key,
+        "sign_key": sign_key,
         "context": nats_context,
         "root": root,
     }
     context.obj = Invocation(flags, json)
 
 
-for module in (submit, inspection, jobs, limits, explanation, dead, fleet, setup, backup, processes, machine):
+for module in (
+    submit,
+    inspection,
+    jobs,
+    limits,
+    explanation,
+    dead,
+    fleet,
+    keys,
+    setup,
+    backup,
+    processes,
+    machine,
+):
     module.register(app)
 
 

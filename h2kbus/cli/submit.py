@@ -96,13 +96,14 @@ def submit(
     """
     if bool(files) == bool(operation):
         raise SettingsError("give either files or --operation with --image and --output-dir")
+    person = context.obj.settings().person()
     if files:
-        specs = specs_of(files, output_dir)
+        specs = specs_of(files, output_dir, person)
     else:
         described = _described(operation, image, output_dir, settings, image_format, checksum)
         described["execution_policy"] = read_policy(policy, priority)
         described["limit"] = dict(_limit(each) for each in limit)
-        specs = iter([with_audit(described, job_id, tags)])
+        specs = iter([with_audit(described, job_id, tags, person)])
     raise typer.Exit(run_async(_submit, context.obj, specs, wait))
 
 
@@ -229,9 +230,16 @@ def verdict_exit(record: JobRecord) -> Exit | None:
     return Exit.USAGE if refusal(Entry(record, 0)) else None
 
 
-def specs_of(files: Sequence[str], output_dir: Path | None = None) -> Iterator[JobSpec]:
-    """The jobs in files, in order; - is stdin. Raises InvalidMessage with the field's path."""
-    defaults = Defaults(requested_by=_user(), output_dir=str(output_dir.absolute()) if output_dir else None)
+def specs_of(
+    files: Sequence[str], output_dir: Path | None = None, person: str | None = None
+) -> Iterator[JobSpec]:
+    """The jobs in files, in order; - is stdin. Those that name nobody are requested by `person`.
+
+    Raises InvalidMessage with the field's path.
+    """
+    defaults = Defaults(
+        requested_by=person or _user(), output_dir=str(output_dir.absolute()) if output_dir else None
+    )
     for name in files:
         source: Any = sys.stdin.buffer if name == "-" else Path(name)
         for document in read_documents(source, defaults):
@@ -268,9 +276,11 @@ def read_policy(texts: Sequence[str], priority: int | None) -> dict[str, Any]:
     return policy if priority is None else {**policy, "priority": priority}
 
 
-def with_audit(document: dict[str, Any], job_id: str | None, tags: Sequence[str]) -> JobSpec:
-    """The job, submitted in the name of the local user. Raises InvalidMessage."""
-    audit = {"requested_by": _user(), "tags": dict(_pair("--tag", each) for each in tags)}
+def with_audit(
+    document: dict[str, Any], job_id: str | None, tags: Sequence[str], person: str | None = None
+) -> JobSpec:
+    """The job, requested by `person`, or else by the local user. Raises InvalidMessage."""
+    audit = {"requested_by": person or _user(), "tags": dict(_pair("--tag", each) for each in tags)}
     return convert(JobSpec, {**document, "job_id": job_id, "audit": audit})
 
 
