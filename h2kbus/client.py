@@ -9,18 +9,16 @@ async with h2kbus.connect("nats://127.0.0.1:4222") as bus:
 
 import contextlib
 import datetime as dt
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from typing import Final, Literal
 
-import anyio
 import msgspec
 
 from h2kbus.connection import Connection
 from h2kbus.connection import connect as connect_to_server
 from h2kbus.errors import (
     BusError,
-    DuplicateJob,
     InvalidMessage,
     JobFinished,
     JobNotFound,
@@ -35,13 +33,13 @@ from h2kbus.limits import LimitUse, read_limits, set_ceiling
 from h2kbus.settings import ConnectionSettings
 from h2kbus.signing import Signer
 from h2kbus.store import Entry, JobStore
+from h2kbus.verdicts import Verdict, verdicts_on
 from h2kbus.watch import RESYNC_SECONDS, EventFeed, next_within
 from subjects.codec import convert, encode
 from subjects.commands import CancelCommand, RetryCommand, Verb
 from subjects.events import ProgressEvent, milestone
 from subjects.fleet import LaneAnnouncement, WorkerCapabilities, WorkerOrder
 from subjects.grammar import Grammar
-from subjects.lifecycle import same_job
 from subjects.limits import Ceiling
 from subjects.record import JobRecord
 from subjects.spec import MAX_SPEC_BYTES, JobSpec, LimitLabel, Places
@@ -49,7 +47,6 @@ from subjects.states import State
 from subjects.topology import Topology
 
 VERDICT_SECONDS: Final = 5.0
-POLL_SECONDS: Final = 0.02
 SUBMIT_WINDOW: Final = 512
 """Submissions on their way at once: enough to hide the round trip, few enough to stay in memory."""
 
@@ -98,44 +95,24 @@ class Bus:
         """Wait for the scheduler's word on a submission, `timeout` seconds at the most.
 
         Returns the record's entry, or None when no scheduler has answered yet. Raises DuplicateJob when
-        the record belongs to another job than `spec`.
+        the record belongs to another job than `spec`, and QuotaExceeded when the job was refused for that.
         """
-        feed = EventFeed(self.connection, self.topology, job_id)
-        entry = None
-        async with feed.open() as events:
-            with anyio.move_on_after(timeout):
-                entry = await self.store.find(job_id)
-                while entry is None:
-                    await events.receive()
-                    entry = await self.store.find(job_id)
-        if entry is None:
-            return None
-        word = _same_or_duplicate(entry, spec)
-        if isinstance(word, DuplicateJob):
-            raise word
-        return word
+        async with contextlib.aclosing(self.verdicts({job_id: spec}, timeout=timeout)) as words:
+            async for _, word in words:
+                if not isinstance(word, Entry):
+                    raise word
+                return word
+        return None
 
-    async def verdicts(
+    def verdicts(
         self, specs: Mapping[str, JobSpec | None], *, timeout: float = VERDICT_SECONDS
-    ) -> AsyncIterator[tuple[str, Entry | DuplicateJob]]:
+    ) -> AsyncGenerator[tuple[str, Verdict]]:
         """The scheduler's word on many submissions, each as soon as it is there, until `timeout` (seconds).
 
         Ids that it has not answered by then are left out. `specs` gives the job behind each id; None
         where the id is new, so that it cannot belong to another job.
         """
-        pending = list(specs)
-        until = anyio.current_time() + timeout
-        while pending:
-            undecided = []
-            for job_id, entry in zip(pending, await self.store.find_many(pending), strict=True):
-                if entry is None:
-                    undecided.append(job_id)
-                else:
-                    yield job_id, _same_or_duplicate(entry, specs[job_id])
-            pending = undecided
-            if not pending or anyio.current_time() > until:
-                return
-            await anyio.sleep(POLL_SECONDS)
+        return verdicts_on(self.connection, self.store, self.submitter, specs, timeout)
 
     async def status(self, job_id: str) -> JobRecord:
         """The job's record. Raises JobNotFound."""
@@ -319,12 +296,6 @@ class Bus:
         """A scheduler makes the record before it removes the command: look for the command first."""
         if not await self.is_waiting(job_id) and await self.store.find(job_id) is None:
             raise JobNotFound(f"no job {job_id}")
-
-
-def _same_or_duplicate(entry: Entry, spec: JobSpec | None) -> Entry | DuplicateJob:
-    if spec is None or entry.record.spec is None or same_job(entry.record, spec):
-        return entry
-    return DuplicateJob(f"another job has the id {entry.record.job_id}")
 
 
 @contextlib.asynccontextmanager

@@ -22,6 +22,7 @@ from h2kbus.store import Entry
 from scheduler.admission import Admission
 from scheduler.dispatch import Dispatch
 from scheduler.fleet import FleetView
+from scheduler.gate import Gate
 from scheduler.lanes import LaneRegistry
 from subjects.catalog import OperationCatalog
 from subjects.codec import convert, decode
@@ -50,6 +51,7 @@ class Intake:
         admission: Admission,
         fleet: FleetView,
         catalog: OperationCatalog,
+        gate: Gate,
         *,
         own_name: bool = False,
     ) -> None:
@@ -62,6 +64,7 @@ class Intake:
         self._admission = admission
         self._catalog = catalog
         self._fleet = fleet
+        self._gate = gate
         self._own_name = own_name
         self._name = dispatch.name
         self._handlers: dict[Verb, Callable[[CommandSubject, Delivery], Awaitable[None]]] = {
@@ -71,7 +74,21 @@ class Intake:
         }
 
     async def handle(self, delivery: Delivery) -> None:
-        """Carry out one command and acknowledge it. Raises BusError when the bus fails in between."""
+        """Carry out one command and acknowledge it. Raises BusError when the bus fails in between.
+
+        One that is more than its submitter's quota allows is acknowledged and told of, and that is all.
+        """
+        submitter, verb, _ = delivery.subject.rsplit(".", 3)[1:]
+        size, again = len(delivery.data), delivery.times_delivered > 1
+        reason = self._gate.objection(submitter, verb, size, again=again)
+        if reason is not None:
+            await self._gate.tell(submitter, reason)
+            await delivery.ack_unconfirmed()
+            return
+        with self._gate.under_way(submitter, verb, size):
+            await self._carry_out(delivery)
+
+    async def _carry_out(self, delivery: Delivery) -> None:
         try:
             command = self._topology.grammar.parse_command(delivery.subject)
             convert(JobId, command.job_id)
@@ -102,10 +119,10 @@ class Intake:
             created_at=wanted.created_at or dt.datetime.now(dt.UTC),
             signature=wanted.signature,
         )
-        await self._accept(command, spec, delivery, parent=parent_id)
+        await self._accept(command, spec, delivery, parent=parent.record)
 
     async def _accept(
-        self, command: CommandSubject, spec: JobSpec, delivery: Delivery, parent: str | None = None
+        self, command: CommandSubject, spec: JobSpec, delivery: Delivery, parent: JobRecord | None = None
     ) -> None:
         try:
             if self._own_name:
@@ -119,9 +136,11 @@ class Intake:
                 lane=demand.lane,
                 now=dt.datetime.now(dt.UTC),
                 by=self._name,
-                parent=parent,
+                parent=parent.job_id if parent else None,
                 waits=await self._hindrance(command.job_id, spec, demand),
             )
+            size = parent.spec_bytes if parent else len(delivery.data)
+            record = msgspec.structs.replace(record, spec_bytes=size)
             if record.state is State.QUEUED:
                 unserved = await self._fleet.unserved(demand)
                 record = pending(record, unserved, now=record.updated_at)
@@ -134,6 +153,8 @@ class Intake:
             await self._refuse(command, spec, reason, delivery)
             return
         entry = await self._create(record)
+        if entry.record is record:
+            self._gate.made(record)
         if entry.record.spec is None or not same_job(entry.record, spec):
             await self._bury_copy(delivery, "duplicate-id", f"another job has the id {command.job_id}")
         elif entry.record.state is State.QUEUED:

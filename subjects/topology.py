@@ -117,7 +117,7 @@ class Topology:
             self._bucket(self.jobs_bucket, "The state of every job", max_age=kept, deny_purge=True),
             self._bucket(self.workers_bucket, "Heartbeats", max_age=int(WORKER_TTL_SECONDS * SECOND)),
             self._bucket(self.lanes_bucket, "Lanes that have a consumer"),
-            self._bucket(self.locks_bucket, "Images and places that jobs have", max_age=kept),
+            self._bucket(self.locks_bucket, "Images and places that jobs have, refusals", max_age=kept),
             self._bucket(self.settings_bucket, "What operators have set"),
             self._artifacts(),
         )
@@ -158,6 +158,16 @@ class Topology:
 
     def ceiling_subject(self, label: str) -> str:
         return f"$KV.{self.settings_bucket}.limit.{label}"
+
+    def quota_subject(self, submitter: str) -> str:
+        return f"$KV.{self.settings_bucket}.quota.of.{submitter}"
+
+    @property
+    def default_quota_subject(self) -> str:
+        return f"$KV.{self.settings_bucket}.quota.default"
+
+    def refusal_subject(self, submitter: str) -> str:
+        return f"$KV.{self.locks_bucket}.refused.{submitter}"
 
     def order_subject(self, worker_id: str) -> str:
         return f"$KV.{self.settings_bucket}.worker.{worker_id}"

@@ -7,7 +7,20 @@ from typing import Annotated, NoReturn
 import typer
 
 from h2kbus import __version__
-from h2kbus.cli import backup, dead, fleet, inspection, jobs, keys, limits, machine, processes, setup, submit
+from h2kbus.cli import (
+    backup,
+    dead,
+    fleet,
+    inspection,
+    jobs,
+    keys,
+    limits,
+    machine,
+    processes,
+    quotas,
+    setup,
+    submit,
+)
 from h2kbus.cli import explain as explanation
 from h2kbus.cli.exits import Exit, exit_code, explain
 from h2kbus.cli.invocation import Invocation, hoist
@@ -81,6 +94,7 @@ for module in (
     dead,
     fleet,
     keys,
+    quotas,
     setup,
     backup,
     processes,

@@ -28,7 +28,7 @@ VALUES = st.recursive(
 DOCUMENTS = st.fixed_dictionaries(
     {
         "job_id": st.from_regex(r"[A-Za-z0-9_-]{1,20}", fullmatch=True),
-        "created_at": st.datetimes(min_value=dt.datetime(1000, 1, 1)).map(lambda at: f"{at.isoformat()}Z"),
+        "created_at": st.datetimes(timezones=st.just(dt.UTC)).map(dt.datetime.isoformat),
         "operation": st.sampled_from(["convert", "inspect"]),
         "image": st.fixed_dictionaries(
             {"path": st.just("/images/a.vmdk")},
