@@ -63,7 +63,7 @@ def quota(
     if sum((bool(given), unlimited, clear)) != 1:
         raise SettingsError("give what is allowed, or --unlimited, or --clear")
     run_async(_quota, context.obj, submitter, None if clear else given)
-    words = " ".join(f"{name} {each:g}" for name, each in given.items())
+    words = " ".join(f"{name} {_shown(each)}" for name, each in given.items())
     print_line(f"{submitter}: {'no quota' if clear else words or 'unlimited'}")
 
 
