@@ -18,7 +18,8 @@ from subjects.states import State
 from tests.conftest import Fleet, Program, rehearsal
 from tests.scheduler.conftest import count, send, until_read
 
-pytestmark = pytest.mark.anyio
+# Each waits until the schedulers have read a quota.
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 FLOOD = 300
 
@@ -225,7 +226,6 @@ def test_allowance_grows_with_time_up_to_a_minutes_worth() -> None:
     assert sum(allowance.take(2.0, 1e6) for _ in range(500)) == 2 * RATE_SECONDS
 
 
-@pytest.mark.slow
 async def test_program_sets_shows_and_clears_quotas_and_says_when_one_is_exceeded(
     bus: Bus, scheduling: Fleet, program: Program
 ) -> None:
@@ -249,7 +249,6 @@ async def test_program_sets_shows_and_clears_quotas_and_says_when_one_is_exceede
     assert list((await read_quotas(bus.connection, bus.topology)).by_name) == ["*"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [("ann",), ("ann", "--clear", "--queued", "3"), ("ann", "--bytes", "lots"), ("a.b", "--queued", "3")],
