@@ -112,7 +112,8 @@ class Bus:
         Ids that it has not answered by then are left out. `specs` gives the job behind each id; None
         where the id is new, so that it cannot belong to another job.
         """
-        return verdicts_on(self.connection, self.store, self.submitter, specs, timeout)
+        sent = {job_id: spec and self._as_sent(spec, job_id) for job_id, spec in specs.items()}
+        return verdicts_on(self.connection, self.store, self.submitter, sent, timeout)
 
     async def status(self, job_id: str) -> JobRecord:
         """The job's record. Raises JobNotFound."""
@@ -263,18 +264,19 @@ class Bus:
             given = WorkerOrder(order=order, by=self.submitter, at=now, reason=reason)
         await give_order(self.connection, self.topology, worker_id, given)
 
-    def signed(self, spec: JobSpec) -> JobSpec:
-        """The job, signed if there is a signer; a signature that it has already is kept without one.
+    def _as_sent(self, spec: JobSpec, job_id: str) -> JobSpec:
+        """The job under its id, signed if there is a signer; a signature that it has is kept without one.
 
         Raises InvalidMessage for a job that cannot be signed.
         """
-        return spec if self.signer is None else self.signer.sign(spec, self.grammar.root)
+        created_at = spec.created_at or dt.datetime.now(dt.UTC)
+        named = msgspec.structs.replace(spec, job_id=job_id, created_at=created_at)
+        return named if self.signer is None else self.signer.sign(named, self.grammar.root)
 
     def _command(self, spec: JobSpec) -> tuple[str, str, bytes]:
         """The id, subject and body of a submission. Raises InvalidMessage."""
         job_id = spec.job_id or new_job_id()
-        created_at = spec.created_at or dt.datetime.now(dt.UTC)
-        body = encode(self.signed(msgspec.structs.replace(spec, job_id=job_id, created_at=created_at)))
+        body = encode(self._as_sent(spec, job_id))
         if len(body) > MAX_SPEC_BYTES:
             raise InvalidMessage(f"the job has {len(body)} bytes; {MAX_SPEC_BYTES} are allowed")
         return job_id, self.grammar.command(self.submitter, Verb.SUBMIT, job_id), body

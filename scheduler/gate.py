@@ -4,7 +4,6 @@ A refused command is gone: it makes no record and no dead letter, so that a floo
 submitter finds the reason under one key, which is written once a second at the most.
 """
 
-import contextlib
 import datetime as dt
 import logging
 import time
@@ -27,7 +26,7 @@ from subjects.topology import Topology
 
 log = logging.getLogger("h2kbus.scheduler")
 
-PAUSE_SECONDS: Final = 0.5
+PAUSE_SECONDS: Final = 1.0
 TELL_SECONDS: Final = 1.0
 
 
@@ -47,8 +46,10 @@ class Gate:
     async def run(self) -> None:
         """Keep up with what operators set and what submitters have, until cancelled."""
         while True:
-            with contextlib.suppress(BusError):
+            try:
                 await self.refresh()
+            except BusError as error:
+                log.warning("quotas and what counts against them are not up to date: %s", error)
             await anyio.sleep(PAUSE_SECONDS)
 
     async def refresh(self) -> None:

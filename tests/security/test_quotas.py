@@ -10,6 +10,7 @@ from h2kbus.client import Bus
 from h2kbus.errors import QuotaExceeded
 from h2kbus.quotas import read_quotas, read_refusal, set_quota
 from h2kbus.store import JobStore
+from scheduler.gate import Gate
 from scheduler.stock import Stocks
 from subjects.codec import convert, encode
 from subjects.commands import Verb
@@ -34,7 +35,7 @@ async def allow(bus: Bus, submitter: str, **limits: float) -> None:
     """Set a quota, and wait until schedulers have certainly read it."""
     quota = convert(Quota, {**limits, "by": "operator", "at": "2026-11-25T12:00:00Z"})
     await set_quota(bus.connection, bus.topology, submitter, quota)
-    await anyio.sleep(1.2)
+    await anyio.sleep(1.6)
 
 
 async def flood(
@@ -102,7 +103,7 @@ async def test_room_comes_back_when_a_job_ends(bus: Bus, scheduling: Fleet) -> N
     await bus.verdict("first")
     await bus.cancel("first")
     await bus.result("first")
-    await anyio.sleep(1.2)
+    await anyio.sleep(1.6)
     await bus.submit(rehearsal(job_id="second"))
     assert await bus.verdict("second") is not None
 
@@ -180,7 +181,7 @@ async def test_second_scheduler_knows_what_the_first_has_let_in(bus: Bus, fleet:
     await fleet.scheduler("scheduler-2")
     await allow(bus, "mallory", queued=10)
     await flood(bus, 10)
-    await anyio.sleep(1.5)
+    await anyio.sleep(2.5)
     drain()
     await flood(bus, FLOOD, start=10)
     assert await of_mallory(bus) == 10
@@ -191,6 +192,18 @@ async def test_quota_counts_what_was_there_before_it(bus: Bus, scheduling: Fleet
     await allow(bus, "mallory", queued=10)
     await flood(bus, FLOOD, start=8)
     assert await of_mallory(bus) == 10
+
+
+async def test_quota_holds_from_the_moment_that_it_is_known(bus: Bus, scheduling: Fleet) -> None:
+    await flood(bus, 10)
+    gate = Gate(bus.connection, bus.topology, bus.store, "scheduler-2")
+    await gate.refresh()
+    assert gate.objection("mallory", Verb.SUBMIT, 1) is None
+    await allow(bus, "mallory", queued=10)
+    await gate.refresh()
+    assert gate.objection("mallory", Verb.SUBMIT, 1) == "10 jobs that have not ended are allowed"
+    assert gate.objection("mallory", Verb.CANCEL, 1) is None
+    assert gate.objection("ann", Verb.SUBMIT, 1) is None
 
 
 async def test_hundreds_at_once_do_not_all_find_the_same_room(bus: Bus, scheduling: Fleet) -> None:
@@ -238,7 +251,7 @@ async def test_program_sets_shows_and_clears_quotas_and_says_when_one_is_exceede
     assert [line.split() for line in (await call("quotas")).stdout.splitlines()] == [
         ["SUBMITTER", "QUEUED", "BYTES", "RATE"], ["*", "-", "-", "-"], ["tester", "1", "2000000", "50"],
     ]  # fmt: skip
-    await anyio.sleep(1.2)
+    await anyio.sleep(1.6)
     words = ("submit", "--operation", "rehearse", "--image", "d.img", "--output-dir", "out", "--job-id")
     assert (await call(*words, "first")).returncode == 0
     for more in ((), ("--wait",)):
