@@ -117,7 +117,7 @@ class Topology:
             self._bucket(self.jobs_bucket, "The state of every job", max_age=kept, deny_purge=True),
             self._bucket(self.workers_bucket, "Heartbeats", max_age=int(WORKER_TTL_SECONDS * SECOND)),
             self._bucket(self.lanes_bucket, "Lanes that have a consumer"),
-            self._bucket(self.locks_bucket, "Images and places that jobs have, refusals", max_age=kept),
+            self._bucket(self.locks_bucket, "Images and places that jobs have", max_age=kept),
             self._bucket(self.settings_bucket, "What operators have set"),
             self._artifacts(),
         )

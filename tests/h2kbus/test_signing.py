@@ -1,6 +1,7 @@
 """Keys are those of NATS, and a signature is genuine for one job in one fleet by one key."""
 
 import datetime as dt
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import pytest
 from h2kbus.errors import InvalidMessage, SettingsError
 from h2kbus.signing import Signer, is_genuine, new_seed, read_public_keys, write_seed
 from subjects.canonical import signed_bytes
+from subjects.codec import decode
+from subjects.signature import Signature
 from subjects.spec import ExecutionPolicy, JobSpec
-from tests.conftest import rehearsal
+from tests.conftest import REPOSITORY, rehearsal
 
 ROOT = "h2k.v1"
 NOW = dt.datetime.now(dt.UTC)
@@ -117,3 +120,13 @@ def test_file_of_trusted_keys_with_anything_else_is_refused(tmp_path: Path, text
     file.write_text(text)
     with pytest.raises(SettingsError, match=words):
         read_public_keys(file)
+
+
+def test_signature_of_the_documentation_is_genuine() -> None:
+    text = (REPOSITORY / "docs" / "reference" / "README.md").read_text()
+    document, signature = re.findall(r"```json\n(.*?)\n```", text)
+    [signed] = re.findall(r"```text\n(.*?)\n```", text, re.DOTALL)
+    [seed] = re.findall(r"\bSU[A-Z2-7]{56}\b", text)
+    spec = decode(JobSpec, document.encode())
+    assert signed_bytes(spec, ROOT) == b"\xff" + signed.encode()
+    assert Signer(seed).sign(spec, ROOT).signature == decode(Signature, signature.encode())

@@ -67,7 +67,7 @@ TIMES = {"created_at", "execution_policy.not_before"}
 
 
 def as_the_documentation_says(document: dict[str, Any]) -> bytes:
-    """The canonical form, made by the standard library from the words of docs/cli.md alone."""
+    """The canonical form, made by the standard library from the words of docs/reference/README.md alone."""
     document.pop("from_the_future", None)
     return json.dumps(sorted_by_utf16(told(document)), separators=(",", ":"), ensure_ascii=False).encode()
 
