@@ -26,6 +26,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     message: str
     bytes_done: int | None = None
     bytes_total: int | None = None
+    phase_percent: float | None = None
 
 
 class ProgressReport:
@@ -63,8 +64,11 @@ class ProgressReport:
         bytes_done: int | None = None,
         bytes_total: int | None = None,
     ) -> None:
-        percent = self._percent_at(min(max(fraction, 0.0), 1.0))
-        self._add(Snapshot(self._phase, percent, message, bytes_done, bytes_total), replaces=True)
+        done = min(max(fraction, 0.0), 1.0)
+        snapshot = Snapshot(
+            self._phase, self._percent_at(done), message, bytes_done, bytes_total, round(100 * done, 2)
+        )
+        self._add(snapshot, replaces=True)
 
     def finish(self) -> None:
         """The operation has ended: account for its last phase."""
@@ -137,5 +141,6 @@ def progress_event(
         worker_id=record.worker_id,
         bytes_done=snapshot.bytes_done,
         bytes_total=snapshot.bytes_total,
+        phase_percent=snapshot.phase_percent,
         eta_seconds=eta,
     )

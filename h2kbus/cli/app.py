@@ -20,6 +20,7 @@ from h2kbus.cli import (
     quotas,
     setup,
     submit,
+    top,
 )
 from h2kbus.cli import explain as explanation
 from h2kbus.cli.exits import Exit, exit_code, explain
@@ -37,7 +38,6 @@ app = typer.Typer(
     help="A message bus for virtual-machine disk jobs over NATS JetStream.",
     epilog=EPILOG,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -95,6 +95,7 @@ for module in (
     fleet,
     keys,
     quotas,
+    top,
     setup,
     backup,
     processes,

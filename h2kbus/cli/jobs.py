@@ -62,7 +62,7 @@ async def _watch(invocation: Invocation, job_id: str) -> State:
                 print_json(event)
                 state = event.state
             return state
-        with live_view() as view:
+        with live_view(phases=True) as view:
             async for event in bus.watch(job_id):
                 view.show(event)
         record = await bus.status(job_id)

@@ -88,7 +88,7 @@ def submit(
     job_id: JobId = None,
     tags: Tags = [],  # noqa: B006 - typer copies it
     limit: Limit = [],  # noqa: B006 - typer copies it
-    wait: Annotated[bool, typer.Option("--wait", help="Follow the jobs to their end.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", "--watch", help="Follow the jobs to their end.")] = False,
 ) -> None:
     r"""Submit jobs and print their ids.
 
