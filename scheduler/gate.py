@@ -28,6 +28,8 @@ log = logging.getLogger("h2kbus.scheduler")
 
 PAUSE_SECONDS: Final = 1.0
 TELL_SECONDS: Final = 1.0
+REMEMBERED: Final = 50_000
+"""How many submitters' rates are remembered; more names than that are of somebody who makes them up."""
 
 
 class Gate:
@@ -100,8 +102,13 @@ class Gate:
             by=self._name,
             at=dt.datetime.now(dt.UTC),
         )
-        await self._connection.publish(self._topology.refusal_subject(submitter), encode(refusal))
+        # Those that are refused meanwhile need no word of their own.
         self._told[submitter] = now
+        try:
+            await self._connection.publish(self._topology.refusal_subject(submitter), encode(refusal))
+        except BusError:
+            self._told.pop(submitter, None)
+            raise
         log.warning("commands of %s are refused: %s", submitter, reason)
 
     def _too_fast(self, submitter: str, quota: Quota, *, cancels: bool) -> str | None:
@@ -110,11 +117,12 @@ class Gate:
         now, key = time.monotonic(), (submitter, cancels)
         allowance = self._allowances.get(key)
         if allowance is None:
+            if len(self._allowances) >= REMEMBERED:
+                self._allowances.clear()
             allowance = self._allowances[key] = Allowance(quota.rate, now)
         return None if allowance.take(quota.rate, now) else f"{quota.rate:g} commands a second are allowed"
 
     def _forget_the_idle(self, now: float) -> None:
-        """A submitter may take any number of names where the server does not vouch for them."""
         idle = [key for key, allowance in self._allowances.items() if allowance.is_idle(now)]
         for key in idle:
             del self._allowances[key]
