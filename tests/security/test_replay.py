@@ -9,10 +9,11 @@ from h2kbus.dead import DeadLetters
 from h2kbus.errors import DuplicateJob, ErrorCode, InvalidMessage
 from h2kbus.signing import is_genuine
 from subjects.codec import encode
+from subjects.commands import RetryCommand
 from subjects.record import LaneMessage
 from subjects.spec import ImageSpec
 from subjects.states import State
-from tests.scheduler.conftest import letters, until_read
+from tests.scheduler.conftest import letters, send, until_read
 from tests.security.conftest import (
     ANN,
     INVALID,
@@ -123,6 +124,17 @@ async def test_retry_by_somebody_without_a_key_is_not_executed(yard: Yard) -> No
     await yard.ends()
     again = await yard.bus.retry("j1")
     assert await yard.ends(again) == (State.FAILED, MISSING)
+    assert yard.executions == 1
+
+
+async def test_retry_with_the_signature_of_its_parent_is_refused(yard: Yard) -> None:
+    await yard.worker()
+    spec = yard.signed()
+    await yard.put(spec)
+    await yard.ends()
+    command = RetryCommand(parent="j1", created_at=spec.created_at, signature=spec.signature)
+    await send(yard.bus, "retry", "j2", encode(command))
+    assert await yard.ends("j2") == (State.FAILED, INVALID)
     assert yard.executions == 1
 
 
