@@ -16,6 +16,7 @@ from h2kbus.cli import (
     keys,
     limits,
     machine,
+    manual,
     processes,
     quotas,
     setup,
@@ -100,8 +101,14 @@ for module in (
     backup,
     processes,
     machine,
+    manual,
 ):
     module.register(app)
+
+for command in app.registered_commands:
+    # Docstrings are raw, so that `\b`, which keeps examples as they stand, is two characters there.
+    if command.callback is not None and command.callback.__doc__:
+        command.callback.__doc__ = command.callback.__doc__.replace(r"\b", "\b")
 
 
 def main() -> NoReturn:
