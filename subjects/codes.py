@@ -20,6 +20,9 @@ class ErrorCode(enum.StrEnum):
     INVALID_SPEC = "INVALID_SPEC"
     INVALID_SUBJECT = "INVALID_SUBJECT"
     DUPLICATE_JOB = "DUPLICATE_JOB"
+    SIGNATURE_MISSING = "SIGNATURE_MISSING"
+    SIGNATURE_INVALID = "SIGNATURE_INVALID"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
     JOB_NOT_FOUND = "JOB_NOT_FOUND"
     JOB_FINISHED = "JOB_FINISHED"
     WORKER_NOT_FOUND = "WORKER_NOT_FOUND"
@@ -81,6 +84,9 @@ CODES: Mapping[ErrorCode, CodeInfo] = {
     ErrorCode.INVALID_SPEC: CodeInfo(False, "Correct the named field and submit the job again."),
     ErrorCode.INVALID_SUBJECT: CodeInfo(False, "Use only the characters that the message allows."),
     ErrorCode.DUPLICATE_JOB: CodeInfo(False, "Choose another job_id, or leave it out to get a new one."),
+    ErrorCode.SIGNATURE_MISSING: CodeInfo(False, "Submit it with --sign-key and a trusted key."),
+    ErrorCode.SIGNATURE_INVALID: CodeInfo(False, "Sign it anew, with a key that the workers trust."),
+    ErrorCode.QUOTA_EXCEEDED: CodeInfo(True, "Submit it again later; `h2kbus quota` shows what is allowed."),
     ErrorCode.JOB_NOT_FOUND: CodeInfo(False, "Check the id with `h2kbus ls`; finished jobs expire."),
     ErrorCode.JOB_FINISHED: CodeInfo(False, "Run it again as a new job with `h2kbus retry`."),
     ErrorCode.WORKER_NOT_FOUND: CodeInfo(False, "List the live workers with `h2kbus workers`."),

@@ -30,6 +30,7 @@ from workers.orders import Orders
 from workers.profile import Detect, Profile
 from workers.pull import LanePuller
 from workers.registry import Registry
+from workers.trust import Trust
 
 log = logging.getLogger("h2kbus.worker")
 
@@ -41,7 +42,8 @@ GATHER_SECONDS: Final = 0.002
 class Worker:
     """Serves the lanes of one pool. `found` is what it advertises; its true capabilities route.
 
-    With `detect` it looks again from time to time, and joins and leaves lanes accordingly.
+    With `detect` it looks again from time to time, and joins and leaves lanes accordingly. With
+    `trusted_keys` it executes only what one of them has signed.
     """
 
     def __init__(
@@ -52,6 +54,8 @@ class Worker:
         found: WorkerCapabilities,
         detect: Detect | None = None,
         reprobe_seconds: float = REPROBE_SECONDS,
+        *,
+        trusted_keys: frozenset[str] | None = None,
     ) -> None:
         self._connection = connection
         self._topology = topology
@@ -66,7 +70,10 @@ class Worker:
         self._cordoned = False
         self._settlement = Settlement(connection, topology)
         self._puller = LanePuller(connection, topology)
-        self._claims = Claims(connection, topology, self._describe, self._puller.stand_back)
+        trust = None
+        if trusted_keys is not None:
+            trust = Trust(keys=trusted_keys, root=topology.grammar.root, pool=found.pool)
+        self._claims = Claims(connection, topology, self._describe, self._puller.stand_back, trust)
         self._lanes = LaneWatch(connection, topology, found.pool, self._on_lanes)
         self._lanes.set_capabilities(self._profile.capabilities)
         self._orders = Orders(connection, topology, found.worker_id, self._on_order)
