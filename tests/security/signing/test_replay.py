@@ -14,7 +14,7 @@ from subjects.record import LaneMessage
 from subjects.spec import ImageSpec
 from subjects.states import State
 from tests.scheduler.conftest import letters, send, until_read
-from tests.security.conftest import (
+from tests.security.signing.conftest import (
     ANN,
     INVALID,
     MALLORY,

@@ -15,7 +15,7 @@ from subjects.record import JobRecord, LaneMessage
 from subjects.result import JobResult
 from subjects.spec import ArtifactPolicy, Audit, ExecutionPolicy, ImageSpec, JobSpec
 from subjects.states import State
-from tests.security.conftest import (
+from tests.security.signing.conftest import (
     ANN,
     INVALID,
     MALLORY,
