@@ -20,6 +20,11 @@ QEMU_IMG = frozenset({"qemu-img"})
 GUEST = frozenset({"qemu-img", "guestfs"})
 QEMU_SYSTEM = frozenset({"qemu-system"})
 
+# What every operation that takes an image has: `disk` names one of the disks inside an OVA; with
+# `allow_backing_chain` a qcow2 may build on other files below the same root, and with `allow_snapshots` it
+# may hold snapshots, which are not carried over. Each of them is refused otherwise (IMAGE_UNSAFE), and what
+# was allowed stands in the log and the report.
+
 ACCESS_ACTIONS = ("nbd_attach", "lvm_activate", "mount")
 """Actions of v1 documents that name the means. The disk is always reached; the report says by what."""
 
@@ -34,6 +39,8 @@ class InspectParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     """
 
     disk: MemberName | None = None
+    allow_backing_chain: bool = False
+    allow_snapshots: bool = False
 
 
 class ConvertParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -52,6 +59,8 @@ class ConvertParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     subformat: Literal["monolithicSparse", "streamOptimized"] | None = None
     output_name: OutputName | None = None
     disk: MemberName | None = None
+    allow_backing_chain: bool = False
+    allow_snapshots: bool = False
     boot_test: bool = False
 
 
@@ -67,6 +76,8 @@ class RepairParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     compress: bool = False
     output_name: OutputName | None = None
     disk: MemberName | None = None
+    allow_backing_chain: bool = False
+    allow_snapshots: bool = False
     root: DeviceName | None = None
     boot_test: bool = False
 
@@ -129,6 +140,8 @@ class BootTestParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """
 
     disk: MemberName | None = None
+    allow_backing_chain: bool = False
+    allow_snapshots: bool = False
     firmware: Firmware = "auto"
     bus: DiskBus = "virtio-blk"
     memory_mb: Annotated[int, Meta(ge=256, le=16384)] = 1024
