@@ -53,7 +53,7 @@ async def upload_log(
 def _tail(destination: Destination, name: str) -> bytes:
     with open_output(destination) as output:
         descriptor = os.open(name, _READ, dir_fd=output.descriptor)
-    with open(descriptor, "rb") as file:
+    with os.fdopen(descriptor, "rb") as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(max(size - UPLOAD_BYTES, 0))
         return file.read(UPLOAD_BYTES)

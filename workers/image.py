@@ -277,7 +277,10 @@ def _doubts(info: ImageInfo, header: Header, gate: Gate) -> list[Finding]:
 
 
 def _disagreement(header: Header, second: str) -> list[Finding]:
-    """What qemu takes the image for, left to itself. A fixed VHD has its footer at the end, where it does not look."""
+    """Whether qemu, left to itself, takes the image for another format.
+
+    A fixed VHD has its footer at the end only, where qemu does not look.
+    """
     plain = header.format == "vhd" and header.variant == "fixed"
     if second == FORMATS[header.format].qemu or (plain and second == "raw"):
         return []

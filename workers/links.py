@@ -5,7 +5,6 @@ get symbolic links that lead to descriptors, so that what was checked is what is
 """
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -61,4 +60,4 @@ def _point(link: Path, descriptor: int) -> None:
     fresh = link.with_name(f"{link.name}.new")
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(f"/proc/self/fd/{descriptor}")
-    os.replace(fresh, link)
+    fresh.replace(link)

@@ -157,8 +157,8 @@ def _take_back(output: OpenDirectory, names: Sequence[_Name]) -> None:
 
 def _recover(destination: Destination, job_id: str, before: int) -> Publication | None:
     found = None
-    with _present(destination) as output:
-        for scratch in _revoked(output, job_id, before) if output else ():
+    for output in _present(destination):
+        for scratch in _revoked(output, job_id, before):
             manifest = _manifest(output, scratch)
             if found is None and manifest is not None and _is_whole(output, manifest):
                 found = Publication(destination, scratch, manifest.result)
@@ -167,14 +167,13 @@ def _recover(destination: Destination, job_id: str, before: int) -> Publication 
     return found
 
 
-@contextlib.contextmanager
-def _present(destination: Destination) -> Iterator[OpenDirectory | None]:
-    """The output directory if it is there: where none is, no attempt has left anything."""
+def _present(destination: Destination) -> Iterator[OpenDirectory]:
+    """The output directory, once, if it is there: where none is, no attempt has left anything."""
     with contextlib.ExitStack() as stack:
         try:
             output = stack.enter_context(open_output(destination))
         except OperationFailed:
-            output = None
+            return
         yield output
 
 
@@ -187,8 +186,8 @@ def _is_whole(output: OpenDirectory, manifest: _Manifest) -> bool:
 
 
 def _clear_away(destination: Destination, job_id: str, undo: Callable[[OpenDirectory, str], None]) -> None:
-    with _present(destination) as output:
-        for scratch in _revoked(output, job_id, None) if output else ():
+    for output in _present(destination):
+        for scratch in _revoked(output, job_id, None):
             undo(output, scratch)
 
 
@@ -217,7 +216,7 @@ def _remove_staged(output: OpenDirectory, revoked: str) -> None:
             if each.is_dir(follow_symlinks=False):
                 shutil.rmtree(each.path, ignore_errors=True)
             else:
-                os.unlink(each.path)
+                os.unlink(each.name, dir_fd=scratch.descriptor)
 
 
 def _revoked(output: OpenDirectory, job_id: str, before: int | None) -> Iterator[str]:
@@ -258,9 +257,13 @@ def _held(output: OpenDirectory, scratch: str) -> Iterator[OpenDirectory]:
 def _manifest(output: OpenDirectory, scratch: str) -> _Manifest | None:
     """What the attempt was about to publish; None for one that did not come so far."""
     with contextlib.suppress(OSError, msgspec.DecodeError), _held(output, scratch) as directory:
-        with open(os.open(MANIFEST, _READ, dir_fd=directory.descriptor), "rb") as file:
-            return msgspec.json.decode(file.read(_MAX_MANIFEST_BYTES), type=_Manifest)
+        return msgspec.json.decode(_read_manifest(directory), type=_Manifest)
     return None
+
+
+def _read_manifest(scratch: OpenDirectory) -> bytes:
+    with os.fdopen(os.open(MANIFEST, _READ, dir_fd=scratch.descriptor), "rb") as file:
+        return file.read(_MAX_MANIFEST_BYTES)
 
 
 def _stands(output: OpenDirectory, name: _Name) -> bool:

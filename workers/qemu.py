@@ -221,7 +221,10 @@ class QemuImg:
     ) -> ToolOutput:
         timeout = METADATA_SECONDS if limits.cpu_seconds else None
         layers = [layer for disk in disks for layer in disk.layers if not layer.made_here]
-        self._paths |= {layer.file: str(layer.path) for layer in layers}
+        for layer in layers:
+            # In a node, the path is a string of JSON.
+            self._paths[f'"{layer.file}"'] = msgspec.json.encode(str(layer.path)).decode()
+            self._paths[layer.file] = str(layer.path)
         handed = [descriptor for disk in disks for descriptor in disk.handed]
         try:
             return await self._tools.run(

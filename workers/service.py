@@ -54,6 +54,7 @@ class Worker:
         found: WorkerCapabilities,
         detect: Detect | None = None,
         reprobe_seconds: float = REPROBE_SECONDS,
+        *,
         site: Site = ANYWHERE,
     ) -> None:
         self._connection = connection

@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from h2kbus.errors import ErrorCode, OperationFailed, SettingsError
+from subjects.fleet import WorkerCapabilities
 from workers.beneath import make_beneath, open_beneath
 
 MAX_VIRTUAL_BYTES: Final = 64 << 40
@@ -80,11 +81,13 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
         size = min(int(max_disk_tb * 10**12) or MAX_VIRTUAL_BYTES, MAX_VIRTUAL_BYTES)
         return cls(image_roots=images, output_roots=outputs, max_virtual_bytes=size)
 
-    @property
-    def open_doors(self) -> tuple[str, ...]:
-        """What is not confined here, in words; empty for a worker that has roots for both."""
-        words = {"images of any path are read": self.image_roots, "outputs go to any path": self.output_roots}
-        return tuple(each for each, roots in words.items() if not roots)
+    def described(self, profile: WorkerCapabilities) -> WorkerCapabilities:
+        """A worker's profile with its roots, as its heartbeats tell them."""
+        return msgspec.structs.replace(
+            profile,
+            image_roots=tuple(map(str, self.image_roots)),
+            output_roots=tuple(map(str, self.output_roots)),
+        )
 
     def destination(self, path: str) -> Destination:
         """Where a job's results go, by the path that the job gives."""

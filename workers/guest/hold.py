@@ -6,19 +6,20 @@ descriptors, and those that it starts reach them there, although they inherit no
 
 import os
 import sys
+from pathlib import Path
 
-DIRECTORY = "source"
+PLACE = Path("source")
 
 
 def main() -> None:
     """The arguments are the program and its own arguments."""
-    own = os.readlink("/proc/self")
-    for name in os.listdir(DIRECTORY) if os.path.isdir(DIRECTORY) else ():
-        link = os.path.join(DIRECTORY, name)
-        number = os.path.basename(os.readlink(link))
-        os.symlink(f"/proc/{own}/fd/{number}", f"{link}.new")
-        os.replace(f"{link}.new", link)
-    os.execvp(sys.argv[1], sys.argv[1:])
+    # As /proc counts processes here, which is not how a namespace of its own counts them.
+    own = Path("/proc/self").readlink()
+    for link in list(PLACE.iterdir()) if PLACE.is_dir() else ():
+        fresh = link.with_name(f"{link.name}.new")
+        fresh.symlink_to(f"/proc/{own}/fd/{link.readlink().name}")
+        fresh.replace(link)
+    os.execvp(sys.argv[1], sys.argv[1:])  # noqa: S606 - becoming a program needs no shell
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ class Convert:
                 await work.probe(image)
                 await work.convert(image.disk)
                 await work.prove(image.disk)
+                image.require_unchanged()
                 await work.result.boot()
                 image.require_unchanged()
             return await work.publish(image)

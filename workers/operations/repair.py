@@ -47,6 +47,7 @@ class Repair:
                     await work.repair(layer)
                     await work.convert_windows(layer)
                     await work.write(layer)
+                image.require_unchanged()
                 await work.result.boot()
                 image.require_unchanged()
             return await work.publish(image)
