@@ -8,6 +8,7 @@ import anyio
 import msgspec
 
 from h2kbus.errors import ErrorCode, OperationFailed
+from subjects.builtin import ImageParameters
 from subjects.spec import ImageFormat, ImageSpec
 from workers.chain import ALLOWED_BY, Layer, open_chain
 from workers.checksum import OnBytes, digests
@@ -23,7 +24,7 @@ from workers.site import ANYWHERE, Site
 from workers.workplace import Workplace
 
 _ALLOWANCES = (ALLOWED_BY, "allow_snapshots")
-"""Parameters of every operation that takes an image."""
+"""Fields of `ImageParameters`."""
 
 _NAMED_FORMATS = frozenset(
     {".vmdk", ".qcow2", ".qcow", ".vdi", ".vhd", ".vpc", ".vhdx", ".avhd", ".avhdx", ".qed", ".e01", ".ova"}
@@ -180,8 +181,9 @@ async def open_job_image(job: JobContext, place: Workplace, on_bytes: OnBytes) -
 
     Raises what `open_image` raises.
     """
-    allowed = frozenset(each for each in _ALLOWANCES if getattr(job.parameters, each))
-    gate = Gate(scratch=place.scratch, site=job.site, member=job.parameters.disk, allowed=allowed)
+    wanted: ImageParameters = job.parameters
+    allowed = frozenset(each for each in _ALLOWANCES if getattr(wanted, each))
+    gate = Gate(scratch=place.scratch, site=job.site, member=wanted.disk, allowed=allowed)
     async with open_image(job.spec.image, on_bytes, gate) as image:
         for each in image.allowed:
             place.log.line(_allowance(each))
