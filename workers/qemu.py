@@ -138,8 +138,12 @@ class QemuImg:
         return output.stdout.decode("utf-8", "replace").partition("\n")[0]
 
     async def info(self, disk: Disk) -> tuple[ImageInfo, bytes]:
-        """What the image is, and qemu's own words. Raises IMAGE_CORRUPT if qemu cannot open it."""
-        output = await self._metadata("info", [disk], "--output=json", *disk.flags(), "--", disk.name)
+        """What the image is, and qemu's own words. Raises IMAGE_CORRUPT if qemu cannot open it.
+
+        What it builds on is not looked at.
+        """
+        alone = msgspec.structs.replace(disk, backing=None)
+        output = await self._metadata("info", [alone], "--output=json", *alone.flags(), "--", alone.name)
         return msgspec.json.decode(output.stdout, type=ImageInfo), output.stdout
 
     async def opinion(self, disk: Disk) -> str:
@@ -149,7 +153,12 @@ class QemuImg:
         """
         node = {"file": disk.node["file"]}
         name = f"json:{msgspec.json.encode(node).decode()}"
-        output = await self._metadata("info", [disk], "--output=json", "--", name)
+        try:
+            output = await self._metadata("info", [disk], "--output=json", "--", name)
+        except OperationFailed as error:
+            if error.error_code is not ErrorCode.IMAGE_CORRUPT:
+                raise
+            return "an image that it cannot open"
         return msgspec.json.decode(output.stdout, type=ImageInfo).format
 
     async def check(self, disk: Disk) -> CheckResult:
