@@ -9,10 +9,11 @@ import pytest
 
 from h2kbus.errors import AttemptStopped, ErrorCode, OperationFailed
 from tests.workers.conftest import lease_is_held
+from workers import publication
 from workers.context import OperationResult
 from workers.outputs import StagedFile, open_directory
 from workers.publication import Publication, clear_away, publish, recover
-from workers.site import Destination
+from workers.site import Destination, OpenDirectory
 
 pytestmark = pytest.mark.anyio
 
@@ -147,6 +148,41 @@ async def test_revoked_attempt_cannot_publish_however_late_it_wakes(tmp_path: Pa
 
     with pytest.raises(OperationFailed):
         await give_names(scratch, staged(scratch, "a", "b"), sleeps_too_long)
+    assert seen(tmp_path) == []
+
+
+async def test_name_given_in_the_moment_of_the_revocation_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attempt holds its directory open, whatever that is called by then."""
+    remove, held = publication._remove_staged, os.open(scratch_of(tmp_path, 1), os.O_RDONLY)
+    [file] = staged(tmp_path / ".h2kbus-job-1", "a")
+    with pytest.raises(AttemptStopped):
+        await give_names(tmp_path / ".h2kbus-job-1", [file], dies)
+
+    def in_time(output: OpenDirectory, revoked: str) -> None:
+        os.link(f"/proc/self/fd/{held}/{file.source.name}", file.target)
+        remove(output, revoked)
+
+    monkeypatch.setattr(publication, "_remove_staged", in_time)
+    await recover(Destination(tmp_path), "job", before=2)
+    os.close(held)
+    assert seen(tmp_path) == []
+
+
+async def test_late_worker_without_hard_links_leaves_no_empty_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    async def sleeps_too_long() -> None:
+        await recover(Destination(tmp_path), "job", before=2)
+
+    monkeypatch.setattr(os, "link", refuse)
+    scratch = scratch_of(tmp_path, 1)
+    with pytest.raises(OperationFailed):
+        await give_names(scratch, staged(scratch, "a"), sleeps_too_long)
     assert seen(tmp_path) == []
 
 
