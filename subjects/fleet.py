@@ -14,6 +14,8 @@ WorkerId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,128}$(?!\n)")]
 class WorkerCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     """A worker's heartbeat: what it can do, proven by `evidence`, and what it is doing.
 
+    `advice` says for each capability that is not proven what mends that, where anything does.
+
     One that is `draining` ends when its jobs have; one that is `cordoned` takes no new ones until told to.
     `max_disk_size_tb` is 0 where no limit was set. Gigabytes and terabytes are powers of ten.
     `capability_level` is a summary for people: 1 userspace only, 2 partition tables readable over NBD,
@@ -26,6 +28,7 @@ class WorkerCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     last_heartbeat: Timestamp
     capabilities: dict[str, bool] = {}
     evidence: dict[str, str] = {}
+    advice: dict[str, str] = {}
     pool: PoolName = DEFAULT_POOL
     version: str = ""
     execution_mode: ExecutionMode = "host"
