@@ -24,7 +24,8 @@ def link_files(scratch: Path, descriptors: Mapping[str, int]) -> None:
     place = scratch / DIRECTORY
     place.mkdir(exist_ok=True)
     for name, descriptor in descriptors.items():
-        _point(place / name, descriptor)
+        if not (place / name).is_symlink():
+            _point(place / name, descriptor)
 
 
 def linked(scratch: Path, disk: Disk) -> Disk:
@@ -52,12 +53,10 @@ def holding(scratch: Path, python: str) -> Iterator[list[str]]:
         yield [python, "-I", str(HOLD)]
     finally:
         place = scratch / DIRECTORY
-        for each in place.iterdir() if place.is_dir() else ():
+        for each in list(place.iterdir()) if place.is_dir() else ():
             _point(each, int(each.readlink().name))
 
 
 def _point(link: Path, descriptor: int) -> None:
-    fresh = link.with_name(f"{link.name}.new")
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(f"/proc/self/fd/{descriptor}")
-    fresh.replace(link)
+    link.unlink(missing_ok=True)
+    link.symlink_to(f"/proc/self/fd/{descriptor}")

@@ -2,10 +2,12 @@
 
 import errno
 import os
+import resource
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -13,6 +15,10 @@ from h2kbus.errors import ErrorCode, OperationFailed
 from workers.site import OpenDirectory, Site
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+OPEN_FILES: Final = 16_384
+"""A VMDK may have 512 extents, all of them held open while it is read, and a worker runs ten jobs."""
+
 _ERRNO_CODES = {
     errno.ENOENT: ErrorCode.IMAGE_NOT_FOUND,
     errno.ENOTDIR: ErrorCode.IMAGE_NOT_FOUND,
@@ -68,6 +74,14 @@ class OpenFile(msgspec.Struct, frozen=True):
         if now != self.identity:
             message = f"{self.path} was changed or exchanged while it was being read"
             raise OperationFailed(ErrorCode.IMAGE_UNSAFE, message)
+
+
+def allow_many_files() -> None:
+    """Let this process hold `OPEN_FILES` files open, or as many as its hard limit lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < OPEN_FILES:
+        most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def open_image_file(site: Site, path: Path, stack: ExitStack) -> OpenFile:

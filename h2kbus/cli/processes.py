@@ -287,8 +287,10 @@ async def _serve_worker(
     *,
     task_status: TaskStatus[Drain],
 ) -> None:
+    from workers.regular import allow_many_files
     from workers.service import Worker
 
+    allow_many_files()
     async with connect(settings) as connection, _while_connected(connection):
         # What is not there any more ends a capability, not the worker: nothing is insisted on again.
         switched_off = {token: False for token, wanted in options.switches.items() if not wanted}

@@ -1,19 +1,29 @@
 """Every operation takes its image through the same gate, which says what it let through by a job's word."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import anyio
 import pytest
 
 from h2kbus.errors import ErrorCode, OperationFailed
 from subjects.builtin import BUILT_IN
+from subjects.lease import Lease
+from subjects.spec import ImageSpec
+from tests.conftest import environment
 from tests.security.roots import Land
 from tests.workers.conftest import MIB, Bench, convert_to, qemu_img
 from tests.workers.hostile import Maker, talkative, written
 from tests.workers.test_hostile import CASES
-from workers.site import Site
+from workers.chain import MAX_LAYERS
+from workers.guest.attach import overlay
+from workers.image import Gate, open_image
+from workers.qemu import QemuImg
+from workers.site import Destination, Site
+from workers.workplace import open_workplace
 
 pytestmark = pytest.mark.anyio
 
@@ -168,15 +178,34 @@ async def test_chain_stays_in_its_directory_where_there_are_no_roots(bench: Benc
     assert (await refusal(bench, "convert", top, parameters=CHAIN)).error_code is ErrorCode.IMAGE_UNSAFE
 
 
+async def test_layer_over_the_longest_chain_is_read_to_its_base(base: Path, tmp_path: Path) -> None:
+    """As a repair makes one: it has to name every file of the chain."""
+    top = chain_of(base, MAX_LAYERS)
+    destination = Destination(tmp_path / "out")
+    async with open_workplace(destination, "job", Lease(worker_id="w", token=1), lambda: False) as place:
+        gate = Gate(scratch=place.scratch, allowed=frozenset({"allow_backing_chain"}))
+        async with (
+            open_image(ImageSpec(path=str(top)), lambda *_: None, gate) as image,
+            overlay(place, image.disk) as made,
+        ):
+            assert len(image.chain) == MAX_LAYERS
+            assert await QemuImg(place.tools).read(made, 0, 512) == base.read_bytes()[:512]
+
+
+def chain_of(base: Path, length: int) -> Path:
+    """A qcow2 that builds on so many other files."""
+    below: tuple[Path, str] = (base, "raw")
+    for number in range(length):
+        below = (layer(base.with_name(f"{number}.qcow2"), *below), "qcow2")
+    return below[0]
+
+
 def itself(base: Path) -> Path:
     return layer(base.with_name("top.qcow2"), "top.qcow2", "qcow2", unsafe=True)
 
 
 def endless(base: Path) -> Path:
-    below: tuple[Path, str] = (base, "raw")
-    for number in range(10):
-        below = (layer(base.with_name(f"{number}.qcow2"), *below), "qcow2")
-    return below[0]
+    return chain_of(base, MAX_LAYERS + 1)
 
 
 def without_a_format(base: Path) -> Path:
@@ -300,3 +329,18 @@ async def test_second_opinion_agrees_on_honest_images(bench: Bench, base: Path, 
     image = convert_to(base, base.with_name(f"disk.{'vhd' if driver == 'vpc' else driver}"), driver)
     await bench.run("convert", image, parameters=RAW)
     assert (bench.out / "disk.raw").exists()
+
+
+@pytest.mark.slow
+async def test_worker_holds_all_files_of_its_largest_images() -> None:
+    """Started with the usual limit of 1024 files, a worker may hold ten images of 512 extents each."""
+    program = """
+import resource
+from workers.regular import allow_many_files
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+allow_many_files()
+print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+    done = await anyio.run_process([sys.executable, "-c", program], env=environment())
+    assert int(done.stdout) > 10 * 512

@@ -16,9 +16,9 @@ def main() -> None:
     # As /proc counts processes here, which is not how a namespace of its own counts them.
     own = Path("/proc/self").readlink()
     for link in list(PLACE.iterdir()) if PLACE.is_dir() else ():
-        fresh = link.with_name(f"{link.name}.new")
-        fresh.symlink_to(f"/proc/{own}/fd/{link.readlink().name}")
-        fresh.replace(link)
+        number = link.readlink().name
+        link.unlink()
+        link.symlink_to(f"/proc/{own}/fd/{number}")
     os.execvp(sys.argv[1], sys.argv[1:])  # noqa: S606 - becoming a program needs no shell
 
 
