@@ -1,5 +1,6 @@
 """What is shipped to run workers with gives them roots."""
 
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ ROOTS: Final = ("H2KBUS_IMAGE_ROOTS", "H2KBUS_OUTPUT_ROOTS")
     [("deploy/systemd/h2kbus-worker@.service", "/srv/images"), ("Dockerfile", "/images")],
 )
 def test_unit_and_container_image_give_roots(file: str, root: str, name: str) -> None:
-    settings = (REPOSITORY / file).read_text().split()
+    settings = re.split(r"\s|Environment=", (REPOSITORY / file).read_text())
     assert f"{name}={root}" in settings
 
 
