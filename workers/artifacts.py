@@ -50,7 +50,8 @@ async def upload_log(
     return outcome
 
 
-def _tail(destination: Destination, name: str) -> bytes:
+def log_tail(destination: Destination, name: str) -> bytes:
+    """The end of a log, at most `UPLOAD_BYTES`. Raises OSError and OperationFailed, for a link too."""
     with open_output(destination) as output:
         descriptor = os.open(name, _READ, dir_fd=output.descriptor)
     with os.fdopen(descriptor, "rb") as file:
