@@ -38,7 +38,7 @@ async def upload_log(
     try:
         with anyio.fail_after(UPLOAD_SECONDS):
             data = await anyio.to_thread.run_sync(
-                _tail, site.destination(spec.artifacts.output_path), outcome.log_file.name
+                log_tail, site.destination(spec.artifacts.output_path), outcome.log_file.name
             )
             store = await connection.nats.jetstream().object_store(topology.artifacts_store)
             await store.put(name, io.BytesIO(data))
