@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import anyio
 import msgspec
@@ -19,6 +19,15 @@ from h2kbus.cli.loop import run as run_async
 from h2kbus.cli.output import print_json
 from h2kbus.cli.services import Drain, Service, serve, set_up_logging, while_connected
 from h2kbus.cli.submit import Plugins
+from h2kbus.cli.worker_options import (
+    DEFAULT_GRACE,
+    DEFAULT_SLOTS,
+    Grace,
+    ImageRoots,
+    OutputRoots,
+    Slots,
+    WorkerOptions,
+)
 from h2kbus.client import Bus
 from h2kbus.client import connect as connect_client
 from h2kbus.connection import connect
@@ -35,12 +44,6 @@ from subjects.record import JobRecord
 from subjects.spec import DEFAULT_POOL, JobSpec
 from subjects.topology import REPROBE_SECONDS, Topology
 
-MAX_SLOTS: Final = 10
-DEFAULT_SLOTS: Final = min(MAX_SLOTS, os.cpu_count() or 1)
-DEFAULT_GRACE: Final = 30.0
-
-Slots = Annotated[int, typer.Option(min=1, max=MAX_SLOTS, help="Jobs at once, for each worker.")]
-Grace = Annotated[float, typer.Option(min=0, help="Seconds that running jobs get to end after Ctrl-C.")]
 Lease = Annotated[
     float,
     typer.Option(
@@ -59,18 +62,6 @@ OwnName = Annotated[
 Verbose = Annotated[bool, typer.Option("--verbose", help="Log more, to stderr.")]
 
 
-class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How a worker of this machine is to be."""
-
-    pool: str = DEFAULT_POOL
-    slots: int = DEFAULT_SLOTS
-    grace: float = DEFAULT_GRACE
-    switches: dict[str, bool] = {}
-    max_disk_size_tb: float = 0.0
-    reprobe_seconds: float = REPROBE_SECONDS
-    trusted_keys: frozenset[str] | None = None
-
-
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the program."""
     for command in (up, worker, scheduler):
@@ -87,6 +78,8 @@ def up(
     slots: Slots = DEFAULT_SLOTS,
     grace: Grace = DEFAULT_GRACE,
     lease: Lease = LEASE_SECONDS,
+    image_root: ImageRoots = [],  # noqa: B006 - typer copies it
+    output_root: OutputRoots = [],  # noqa: B006 - typer copies it
     operations: Plugins = [],  # noqa: B006 - typer copies it
     verbose: Verbose = False,
 ) -> None:
@@ -96,7 +89,9 @@ def up(
     finish those that run. A second Ctrl-C ends it.
     """
     set_up_logging(verbose)
-    options = WorkerOptions(slots=slots, grace=grace)
+    options = WorkerOptions(
+        slots=slots, grace=grace, image_roots=tuple(image_root), output_roots=tuple(output_root)
+    )
     place = data_dir or default_data_dir(os.environ)
     topology = Topology(Grammar(context.obj.settings().root), lease_seconds=lease)
     run_async(_up, place, port, workers, topology, load_catalog(operations), options, context.obj.json)
@@ -117,6 +112,8 @@ def worker(
         float, typer.Option(min=10, help="Seconds after which capabilities are probed again.")
     ] = REPROBE_SECONDS,
     verify_keys: VerifyKeys = None,
+    image_root: ImageRoots = [],  # noqa: B006 - typer copies it
+    output_root: OutputRoots = [],  # noqa: B006 - typer copies it
     operations: Plugins = [],  # noqa: B006 - typer copies it
     verbose: Verbose = False,
 ) -> None:
@@ -133,6 +130,8 @@ def worker(
         max_disk_size_tb=max_disk_tb,
         reprobe_seconds=reprobe,
         trusted_keys=read_public_keys(verify_keys) if verify_keys else None,
+        image_roots=tuple(image_root),
+        output_roots=tuple(output_root),
     )
     settings = context.obj.settings("h2kbus-worker")
     run_async(_worker, settings, load_catalog(operations), options, worker_id or new_worker_id())
@@ -270,8 +269,10 @@ async def _serve_worker(
     *,
     task_status: TaskStatus[Drain],
 ) -> None:
+    from workers.regular import allow_many_files
     from workers.service import Worker
 
+    allow_many_files()
     async with connect(settings) as connection, while_connected(connection):
         # What is not there any more ends a capability, not the worker: nothing is insisted on again.
         switched_off = {token: False for token, wanted in options.switches.items() if not wanted}
@@ -284,6 +285,7 @@ async def _serve_worker(
             profile,
             detect,
             options.reprobe_seconds,
+            site=options.site,
             trusted_keys=options.trusted_keys,
         )
         await worker.serve(grace=options.grace, task_status=task_status)
@@ -292,12 +294,14 @@ async def _serve_worker(
 async def _profile(catalog: OperationCatalog, options: WorkerOptions, worker_id: str) -> WorkerCapabilities:
     from workers.capabilities import detect
 
-    return await detect(
+    site = options.site
+    found = await detect(
         worker_id=worker_id,
         pool=options.pool,
         slots=options.slots,
-        work_dir=Path.cwd(),
+        work_dir=next(iter(site.output_roots), Path.cwd()),
         plugin_tokens=catalog.plugin_tokens,
         overrides=options.switches,
         max_disk_size_tb=options.max_disk_size_tb,
     )
+    return site.described(found)
