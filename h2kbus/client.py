@@ -9,6 +9,7 @@ async with h2kbus.connect("nats://127.0.0.1:4222") as bus:
 
 import contextlib
 import datetime as dt
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from typing import Final, Literal
@@ -30,7 +31,7 @@ from h2kbus.errors import (
 from h2kbus.fleet import LaneLoad, give_order, read_lanes, read_loads, read_workers
 from h2kbus.ids import new_job_id
 from h2kbus.limits import LimitUse, read_limits, set_ceiling
-from h2kbus.settings import ConnectionSettings
+from h2kbus.settings import DEFAULT_URL, ConnectionSettings
 from h2kbus.signing import Signer
 from h2kbus.store import Entry, JobStore
 from h2kbus.verdicts import Verdict, verdicts_on
@@ -306,10 +307,11 @@ async def connect(
 ) -> AsyncIterator[Bus]:
     """Connect to a bus.
 
-    `settings` says everything; `url` alone is enough for an open server. Raises BusUnreachable,
-    PermissionDenied or ServerUnfit, and SettingsError for a key to sign with that is none.
+    `settings` says everything; `url` alone is enough for an open server, and for this user's own `h2kbus up`
+    on this machine. Raises BusUnreachable, PermissionDenied or ServerUnfit, and SettingsError for a key to
+    sign with that is none.
     """
-    chosen = settings or ConnectionSettings()
+    chosen = settings or ConnectionSettings(url=url or DEFAULT_URL).with_local_token(os.environ)
     if url is not None:
         chosen = msgspec.structs.replace(chosen, url=url)
     signer = Signer.from_file(Path(chosen.sign_key)) if chosen.sign_key else None

@@ -8,7 +8,8 @@
     │   ├── BusUnreachable      no server answers at the address
     │   ├── BusTimeout          the server did not answer in time
     │   ├── BusFull             the server has no room left
-    │   ├── PermissionDenied    the server refused a subject
+    │   ├── PermissionDenied    the server refused a subject, or who we are
+    │   ├── TlsFailed           no TLS connection with the server came about
     │   ├── ServerUnfit         the server is too old or runs without JetStream
     │   ├── SubjectTaken        a stream that holds one message per subject has one
     │   ├── NotProvisioned      the server has no streams of ours yet
@@ -66,6 +67,7 @@ __all__ = [
     "ServerUnfit",
     "SettingsError",
     "SubjectTaken",
+    "TlsFailed",
     "WorkerNotFound",
 ]
 
@@ -98,6 +100,12 @@ class PermissionDenied(BusError):
     """The server refused a publish or a subscription for this user."""
 
     code = ErrorCode.PERMISSION_DENIED
+
+
+class TlsFailed(BusError):
+    """We do not trust the server's certificate, or it does not trust ours."""
+
+    code = ErrorCode.TLS_FAILED
 
 
 class ServerUnfit(BusError):

@@ -64,6 +64,7 @@ class ErrorCode(enum.StrEnum):
     BUS_FULL = "BUS_FULL"
     CONTRACT_CONFLICT = "CONTRACT_CONFLICT"
     PERMISSION_DENIED = "PERMISSION_DENIED"
+    TLS_FAILED = "TLS_FAILED"
     JETSTREAM_MISSING = "JETSTREAM_MISSING"
     NOT_PROVISIONED = "NOT_PROVISIONED"
     SERVER_TOO_OLD = "SERVER_TOO_OLD"
@@ -132,6 +133,9 @@ CODES: Mapping[ErrorCode, CodeInfo] = {
     ErrorCode.BUS_FULL: CodeInfo(True, "The server has no room left: free its disk or raise its limits."),
     ErrorCode.CONTRACT_CONFLICT: CodeInfo(False, "Another system owns that name: use another --root."),
     ErrorCode.PERMISSION_DENIED: CodeInfo(False, "Ask the bus's administrator for the role that this needs."),
+    ErrorCode.TLS_FAILED: CodeInfo(
+        False, "Give --tls-ca, --tls-cert and --tls-key as `h2kbus auth` made them, and a name from --host."
+    ),
     ErrorCode.JETSTREAM_MISSING: CodeInfo(False, "Start nats-server with JetStream: `nats-server -js`."),
     ErrorCode.NOT_PROVISIONED: CodeInfo(True, "Start `h2kbus scheduler` once: it creates the streams."),
     ErrorCode.SERVER_TOO_OLD: CodeInfo(False, "Upgrade nats-server to 2.12.12, 2.14.3 or newer."),

@@ -222,6 +222,7 @@ class Topology:
         )
 
     def _artifacts(self) -> Stream:
+        """An object store without rollups: its objects are never replaced, and one header could empty it."""
         store = self.artifacts_store
         return Stream(
             name=f"OBJ_{store}",
@@ -230,8 +231,6 @@ class Topology:
             discard="new",
             max_age=30 * DAY,
             allow_direct=True,
-            # The object store replaces an object's metadata with a rollup.
-            allow_rollup_hdrs=True,
             num_replicas=self.replicas,
         )
 

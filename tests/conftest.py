@@ -162,11 +162,16 @@ class Fleet:
         self._stack = stack
 
     async def scheduler(
-        self, name: str = "scheduler-1", *, lease_seconds: float = LEASE_SECONDS, own_name: bool = False
+        self,
+        name: str = "scheduler-1",
+        *,
+        lease_seconds: float = LEASE_SECONDS,
+        replicas: int = 1,
+        own_name: bool = False,
     ) -> Callable[[], None]:
         """Start a scheduler; returns the call that drains it."""
         connection = await self._stack.enter_async_context(connect(self.settings))
-        topology = Topology(self.topology.grammar, lease_seconds=lease_seconds)
+        topology = Topology(self.topology.grammar, replicas, lease_seconds)
         service = Scheduler(connection, topology, self.catalog, name, own_name=own_name)
         drain: Callable[[], None] = await self._group.start(service.serve)
         return drain

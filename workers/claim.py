@@ -18,10 +18,11 @@ from subjects.codec import decode
 from subjects.events import milestone
 from subjects.fleet import WorkerCapabilities
 from subjects.lifecycle import claimed, failed, pending, stop_cause, stopped
+from subjects.permissions import INVALID_JOB
 from subjects.record import JobRecord, LaneMessage
 from subjects.result import JobError
 from subjects.states import CLAIM_PATHS, State
-from subjects.topology import Topology
+from subjects.topology import RECORD_AGE_SECONDS, Topology
 from workers.lease import HeldLease
 from workers.publication import clear_away
 from workers.room import shortage
@@ -37,6 +38,8 @@ PASS_ON_SECONDS: Final = 5.0
 deliveries follow each other faster, so that it soon finds the idle worker that has the room."""
 LOOKS_PER_LEASE: Final = 12
 """How often a message comes back while its job is in other hands."""
+FORGOTTEN_SECONDS: Final = RECORD_AGE_SECONDS - 86_400
+"""A message this old without a record is of a job that ended: what waits has its record written anew."""
 CLAIM_TRIES: Final = 8
 """Lost races before the message is given back; each one means that somebody else moved the job on."""
 
@@ -100,6 +103,9 @@ class Claims:
         if delivery.times_delivered > 1:
             entry = await self._store.find(message.record.job_id)
         for _ in range(CLAIM_TRIES):
+            if entry is None and _outlived_its_record(delivery):
+                await self._bury(delivery, "its record has expired, so it ended long ago")
+                return None
             try:
                 entry = entry or await self._restored(message.record, delivery)
                 return await self._act(entry, delivery, message.lease_seconds)
@@ -215,8 +221,13 @@ class Claims:
             self._connection,
             self._topology,
             delivery,
-            reason="invalid-job",
+            reason=INVALID_JOB,
             message=words,
             by=self._worker_id,
         )
         await delivery.ack()
+
+
+def _outlived_its_record(delivery: Delivery) -> bool:
+    """A day is left for clocks that differ."""
+    return time.time() - delivery.stored_at > FORGOTTEN_SECONDS

@@ -8,6 +8,7 @@ import typer
 
 from h2kbus import __version__
 from h2kbus.cli import (
+    auth,
     backup,
     dead,
     fleet,
@@ -99,6 +100,7 @@ for module in (
     top,
     setup,
     backup,
+    auth,
     processes,
     machine,
     manual,

@@ -33,6 +33,7 @@ from h2kbus.client import connect as connect_client
 from h2kbus.connection import connect
 from h2kbus.embedded import DEFAULT_PORT, EmbeddedServer, default_data_dir, embedded_server
 from h2kbus.errors import JobFinished
+from h2kbus.local_servers import announced
 from h2kbus.plugins import load_catalog
 from h2kbus.settings import ConnectionSettings
 from h2kbus.signing import read_public_keys
@@ -177,7 +178,7 @@ async def local_bus(data_dir: Path | None = None, *, operations: Sequence[str] =
     catalog, topology = load_catalog(operations), Topology(Grammar())
     profile = await _profile(catalog, WorkerOptions(slots=1), new_worker_id())
     async with embedded_server(data_dir, 0, sync_always=data_dir is not None) as server:
-        settings = ConnectionSettings(url=server.url)
+        settings = server.settings()
         async with connect_client(settings=settings) as bus, anyio.create_task_group() as group:
             await group.start(_serve_scheduler, settings, topology, catalog)
             await group.start(_serve_worker, settings, topology, catalog, profile, WorkerOptions(grace=0.0))
@@ -206,14 +207,15 @@ async def _up(
     profiles = [await _profile(catalog, options, new_worker_id()) for _ in range(workers)]
     async with embedded_server(place, port) as server, anyio.create_task_group() as watch:
         watch.start_soon(server.wait)
-        settings = ConnectionSettings(url=server.url, root=topology.grammar.root)
+        settings = server.settings(topology.grammar.root)
         services: list[Service] = [functools.partial(_serve_scheduler, settings, topology, catalog)]
         services += [
             functools.partial(_serve_worker, settings, topology, catalog, profile, options)
             for profile in profiles
         ]
         ids = [profile.worker_id for profile in profiles]
-        await serve(services, functools.partial(_announce, server, ids, as_json))
+        with announced(server.url, server.token, os.environ):
+            await serve(services, functools.partial(_announce, server, ids, as_json))
         watch.cancel_scope.cancel()
 
 

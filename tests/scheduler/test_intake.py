@@ -99,6 +99,7 @@ async def test_redelivered_retry_makes_one_job(bus: Bus, redelivered: Callable[.
     await redelivered(1)
     await bus.cancel("ended")
     await redelivered(2)
+    await bus.connection.api(f"STREAM.PURGE.{bus.topology.jobs_stream}")
     await send(bus, "retry", "child", encode(RetryCommand(parent="ended")))
     await redelivered(3)
     child = (await bus.store.get("child")).record
