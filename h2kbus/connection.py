@@ -273,7 +273,7 @@ class Connection:
         if not self.nats.is_connected:
             raise connect_error(settings, self.nats, errors)
         self._connected.set()
-        check_server(self.nats)
+        check_server(self.nats, settings)
         await self._require_heard(await self.inbox.start())
 
     async def close(self) -> None:

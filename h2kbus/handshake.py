@@ -16,7 +16,7 @@ from h2kbus.errors import (
     SettingsError,
     TlsFailed,
 )
-from h2kbus.settings import ConnectionSettings
+from h2kbus.settings import DEFAULT_API_PREFIX, ConnectionSettings
 
 RECONNECT_SECONDS: Final = 0.25
 
@@ -89,14 +89,17 @@ def _is_refusal(error: Exception) -> bool:
     return "authorization" in words or "authentication" in words
 
 
-def check_server(client: Client) -> None:
-    """Refuse a server below the floor of our guarantees, or one without JetStream."""
+def check_server(client: Client, settings: ConnectionSettings) -> None:
+    """Refuse a server below the floor of our guarantees, or one without JetStream.
+
+    The server tells of JetStream in the own account of the user, which another API prefix leads out of.
+    """
     version = client.connected_server_version
     release = (version.major, version.minor, version.patch)
     if release < _FLOORS.get(release[:2], _OLDEST):
         raise ServerUnfit(f"nats-server {'.'.join(map(str, release))} is too old")
     info = client._server_info  # noqa: SLF001 - the client has no public word for JetStream
-    if not info.get("jetstream"):
+    if settings.api_prefix == DEFAULT_API_PREFIX and not info.get("jetstream"):
         raise ServerUnfit("the server runs without JetStream", code=ErrorCode.JETSTREAM_MISSING)
 
 

@@ -162,12 +162,17 @@ class Fleet:
         self._stack = stack
 
     async def scheduler(
-        self, name: str = "scheduler-1", *, lease_seconds: float = LEASE_SECONDS
+        self,
+        name: str = "scheduler-1",
+        *,
+        lease_seconds: float = LEASE_SECONDS,
+        replicas: int = 1,
+        own_name: bool = False,
     ) -> Callable[[], None]:
         """Start a scheduler; returns the call that drains it."""
         connection = await self._stack.enter_async_context(connect(self.settings))
-        topology = Topology(self.topology.grammar, lease_seconds=lease_seconds)
-        service = Scheduler(connection, topology, self.catalog, name)
+        topology = Topology(self.topology.grammar, replicas, lease_seconds)
+        service = Scheduler(connection, topology, self.catalog, name, own_name=own_name)
         drain: Callable[[], None] = await self._group.start(service.serve)
         return drain
 
@@ -180,13 +185,22 @@ class Fleet:
         grace: float = 0.0,
         detect: Detect | None = None,
         reprobe_seconds: float = REPROBE_SECONDS,
+        trusted_keys: frozenset[str] | None = None,
         **profile: Any,
     ) -> Callable[[], None]:
         """Start a worker with these capabilities; returns the call that drains it."""
         connection = await self._stack.enter_async_context(connect(self.settings))
         self.connections[worker_id] = connection
         described = worker_profile(worker_id, slots=slots, tokens=tokens, **profile)
-        service = Worker(connection, self.topology, self.catalog, described, detect, reprobe_seconds)
+        service = Worker(
+            connection,
+            self.topology,
+            self.catalog,
+            described,
+            detect,
+            reprobe_seconds,
+            trusted_keys=trusted_keys,
+        )
         drain: Callable[[], None] = await self._group.start(functools.partial(service.serve, grace=grace))
         return drain
 

@@ -72,7 +72,7 @@ def add_user(
 ) -> None:
     """Make a user: its key, its certificate, and the context with which it connects.
 
-    Servers know it once they have read access.conf again: nats-server --signal reload.
+    Servers know it once they have read access.conf again, twice: nats-server --signal reload.
     """
     if any_id and role is not Role.WORKER:
         raise SettingsError("--any-id is for workers")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Self
 
 import anyio
-import nkeys  # type: ignore[import-untyped] # it has no type hints
+import nkeys
 
 from h2kbus.connection import connect
 from h2kbus.settings import ConnectionSettings

@@ -1,4 +1,4 @@
-"""A real server with the configuration that `h2kbus auth` makes: TLS, a user of each role, streams by its admin."""
+"""A real server with the configuration that `h2kbus auth` makes: TLS, and users of each role."""
 
 import contextlib
 import signal
@@ -70,8 +70,11 @@ class Guarded:
         pytest.fail("the server did not start with the generated configuration")
 
     def reload(self) -> None:
+        """Twice: a server connects a new account with those that it imports from at the second time only."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGHUP)
+        for _ in range(2):
+            self._process.send_signal(signal.SIGHUP)
+            time.sleep(1)
 
     def stop(self) -> None:
         if self._process is not None:

@@ -1,4 +1,4 @@
-"""Attacks by users with valid keys: each is tried for real, and the same is seen to work where the door is open."""
+"""Attacks by users with valid keys, tried for real; where the door is open the same is seen to work."""
 
 import contextlib
 import json

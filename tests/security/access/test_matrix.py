@@ -1,4 +1,4 @@
-"""Every cell of the matrix of roles, both ways: what a role may say and hear, and that it may nothing else."""
+"""Every cell of the matrix of roles, both ways: what a role may say and hear, and nothing else."""
 
 from collections.abc import AsyncIterator
 
@@ -6,7 +6,7 @@ import pytest
 
 from h2kbus.connection import Connection
 from h2kbus.errors import BusTimeout, PermissionDenied
-from subjects.permissions import Role
+from subjects.permissions import Role, narrower
 from tests.security.access.conftest import Guarded
 
 NAMES = {
@@ -49,6 +49,9 @@ SAY = {
     "$KV.h2k_locks.place.cell.0": SCHEDULER,
     "$KV.h2k_settings.worker.w1": OPERATOR,
     "$KV.h2k_settings.limit.source-host/esx-07": OPERATOR,
+    "$KV.h2k_settings.quota.of.bob": OPERATOR,
+    "$KV.h2k_settings.quota.default": OPERATOR,
+    "$KV.h2k_locks.refused.bob": SCHEDULER,
     # The object store of logs.
     "$O.h2k_artifacts.C.cell": WORKER,
     "$O.h2k_artifacts.M.cell": WORKER,
@@ -71,7 +74,10 @@ SAY = {
     "$JS.API.DIRECT.GET.H2K_PROGRESS": CLIENTS,
     "$JS.API.DIRECT.GET.H2K_DEAD": CLIENTS,
     "$JS.API.DIRECT.GET.H2K_COMMANDS": NOBODY,
-    "$JS.API.DIRECT.GET.OBJ_h2k_artifacts": NOBODY,
+    "$JS.API.DIRECT.GET.OBJ_h2k_artifacts": CLIENTS,
+    "$JS.API.DIRECT.GET.OBJ_h2k_artifacts.$O.h2k_artifacts.M.cell": CLIENTS,
+    "$JS.API.DIRECT.GET.KV_h2k_locks.$KV.h2k_locks.refused.{name}": SENDERS | {Role.SCHEDULER},
+    "$JS.API.DIRECT.GET.KV_h2k_locks.$KV.h2k_locks.refused.bob": SCHEDULER,
     # Consumers.
     "$JS.API.CONSUMER.MSG.NEXT.H2K_JOBS.default_any_5": WORKER,
     "$JS.API.CONSUMER.MSG.NEXT.H2K_COMMANDS.scheduler": SCHEDULER,
@@ -196,8 +202,6 @@ async def test_api_under_its_own_name_is_another_accounts(speaker: tuple[Role, C
 
 def test_every_subject_that_a_role_is_granted_is_in_the_table(guarded: Guarded) -> None:
     """So that a grant which is added later has to be thought about here."""
-    from subjects.permissions import narrower
-
     users = {user.name: user for user in guarded.authority.ledger().users}
     for role, name in NAMES.items():
         sayings = [each.format(name=name) for each, roles in SAY.items() if role in roles]

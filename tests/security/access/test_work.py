@@ -1,6 +1,7 @@
 """Each role does its own work with the rights that it has, through the same code as everybody."""
 
 import base64
+import contextlib
 import io
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,15 +10,17 @@ import anyio
 import msgspec
 import pytest
 
+from h2kbus.authority import Wanted
 from h2kbus.backup import back_up
 from h2kbus.client import Bus
 from h2kbus.dead import DeadLetters
 from h2kbus.errors import JobNotFound, PermissionDenied
 from h2kbus.provision import provision
 from subjects.commands import Verb
+from subjects.permissions import Role
 from subjects.states import State
 from subjects.topology import Topology
-from tests.conftest import rehearsal
+from tests.conftest import Fleet, rehearsal
 from tests.security.access.conftest import TOPOLOGY, Guarded
 from workers.artifacts import put
 
@@ -165,6 +168,21 @@ async def test_admin_makes_and_changes_streams(working: Guarded, root: Bus, tmp_
     taken = [each.stream async for each in back_up(root.connection, TOPOLOGY, tmp_path / "backup")]
     assert len(taken) == len(TOPOLOGY.streams())
     await root.connection.api(f"STREAM.PURGE.{TOPOLOGY.dead_stream}")
+
+
+async def test_fleet_goes_on_while_users_are_added(alice: Bus, working: Guarded) -> None:
+    await alice.result(await alice.submit(rehearsal()))
+    working.authority.add(Wanted(role=Role.WORKER, name="fresh"))
+    working.authority.add(Wanted(role=Role.SUBMITTER, name="carol"))
+    await anyio.to_thread.run_sync(working.reload)
+    async with contextlib.AsyncExitStack() as stack, anyio.create_task_group() as group:
+        await Fleet(working.settings("fresh"), group, stack).worker("fresh")
+        carol = await stack.enter_async_context(working.bus("carol"))
+        ids = [await bus.submit(rehearsal(seconds=0.5)) for bus in (alice, carol) for _ in range(4)]
+        assert {(await alice.result(job_id)).worker_id for job_id in ids} == {"w1", "fresh"}
+        live = [event.state async for event in carol.watch(await carol.submit(rehearsal(seconds=0.5)))]
+        assert State.PROGRESSING in live
+        group.cancel_scope.cancel()
 
 
 async def test_scheduler_runs_on_a_bus_that_an_admin_has_set_up(guarded: Guarded) -> None:

@@ -95,7 +95,7 @@ def test_any_subject_is_ours_or_refused(subject: str) -> None:
 def test_any_dead_letter_is_read_or_refused(subject: str, data: bytes) -> None:
     with contextlib.suppress(InvalidMessage):
         letter = _numbered(Stored(subject, 1, data, "")).letter
-        _renamed(letter.data, "another")
+        _renamed(letter.data, "another", is_submission=True)
 
 
 ACKS = [
