@@ -16,7 +16,8 @@ import nkeys
 
 from h2kbus.connection import connect
 from h2kbus.settings import ConnectionSettings
-from tests.conftest import Program, environment, start_server, wheel_server
+from tests.conftest import Program, environment
+from tests.servers import start_server, wheel_server
 
 BANNER: Final = {"worker": "is ready", "scheduler": "is ready"}
 _READY_SECONDS: Final = 30.0

@@ -16,7 +16,8 @@ from h2kbus import embedded
 from h2kbus.cli import doctor
 from h2kbus.embedded import embedded_server
 from h2kbus.errors import EmbeddedServerError, ErrorCode
-from tests.conftest import REPOSITORY, environment, wheel_server
+from tests.conftest import REPOSITORY, environment
+from tests.servers import wheel_server
 
 AUDIT = REPOSITORY / ".ci" / "audit.py"
 RUNTIME = REPOSITORY / "requirements" / "runtime.lock"
