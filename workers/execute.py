@@ -25,6 +25,7 @@ from workers.operations import load_runner
 from workers.outputs import StagedFile
 from workers.progress import ProgressReport
 from workers.publication import publish, recover
+from workers.sandbox import CONFINED
 from workers.workplace import Workplace, open_workplace
 
 log = logging.getLogger("h2kbus.worker")
@@ -121,7 +122,11 @@ def _context(
     @contextlib.asynccontextmanager
     async def workplace() -> AsyncIterator[Workplace]:
         async with open_workplace(
-            output_path, record.job_id, lease.terms, lambda: lease.publication is not None
+            output_path,
+            record.job_id,
+            lease.terms,
+            lambda: lease.publication is not None,
+            confined=CONFINED in capabilities,
         ) as place:
             scratch.append(place.scratch)
             lease.log_file = place.log.path

@@ -55,7 +55,13 @@ class CheckedImage:
             if each.code is ErrorCode.IMAGE_UNSAFE:
                 raise self._refusal(each)
         descriptor = None if self.header.extents else self._content.file.descriptor
-        return Disk(path=self.path, format=self.format, descriptor=descriptor, window=self._content.window)
+        return Disk(
+            path=self.path,
+            format=self.format,
+            descriptor=descriptor,
+            window=self._content.window,
+            beside=tuple(each.path for each in self._opened if each.path != self.path),
+        )
 
     def require_sound(self) -> None:
         """Raise IMAGE_UNSAFE or IMAGE_CORRUPT for the first thing that was found wrong."""

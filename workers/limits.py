@@ -74,7 +74,7 @@ WORK: Final = ToolLimits(
 )
 """Work on a whole disk. A VDI of the largest size has 2 GiB of block map, and each of qemu's 64 threads
 reserves up to 128 MiB of addresses for its stack and its heap, in up to 8 GiB; twice that leaves room.
-Compressing 4 TiB at 20 MB/s takes 61 hours. A disk has at most 64 TiB (`workers.image`), and formats add
+Compressing 4 TiB at 20 MB/s takes 61 h. A disk has at most 64 TiB (`workers.image`), and formats add
 less than a quarter."""
 
 APPLIANCE: Final = ToolLimits(

@@ -150,7 +150,9 @@ class ToolRunner:
         talks: bool = False,
     ) -> Child:
         sandboxed = self._confined and not allowance.host
-        command = command_line([required_tool(argv[0]), *argv[1:]], self.scratch, allowance, sandboxed=sandboxed)
+        command = command_line(
+            [required_tool(argv[0]), *argv[1:]], self.scratch, allowance, sandboxed=sandboxed
+        )
         if sandboxed:
             for each in pass_fds:
                 await seal(each, self.scratch)

@@ -11,17 +11,16 @@ from h2kbus.errors import ErrorCode, OperationFailed
 from subjects.spec import ImageFormat
 from workers.formats import FORMATS
 from workers.formats.header import Window
+from workers.limits import METADATA, WORK, ToolLimits
 from workers.lines import OnLine
-from workers.process import UNLIMITED, ToolLimits, ToolOutput, ToolRunner
+from workers.process import ToolOutput, ToolRunner
+from workers.sandbox import Allowance
 
 PROGRAM = "qemu-img"
 OnFraction = Callable[[float], None]
 
-METADATA_LIMITS = ToolLimits(address_space_bytes=1 << 30, cpu_seconds=60)
-"""Reading an image's metadata takes milliseconds and some 100 MiB of address space; a hostile image
-takes all that it can get."""
-
 METADATA_SECONDS = 120.0
+BRIEF = Allowance(limits=METADATA)
 _MAX_JSON = 4 * 1024 * 1024
 _PROGRESS = re.compile(r"\(\s*([0-9.]+)/100%\)")
 _DIFFERENT, _CHECK_CORRUPT, _CHECK_LEAKS, _CHECK_UNSUPPORTED = 1, 2, 3, 63
@@ -36,14 +35,21 @@ _CHECK_VERDICTS = {
 class Disk(msgspec.Struct, frozen=True, kw_only=True):
     """An image as qemu gets it: by a name that it cannot take for a protocol, and with its format.
 
-    `descriptor` is an open file that the name refers to, to be handed down to the tool. `window` is the
-    part of the file that is the image, in whole sectors.
+    `descriptor` is an open file that the name refers to, to be handed down to the tool; without one, qemu
+    opens `path`, and the files `beside` it that it names. `window` is the part of the file that is the
+    image, in whole sectors.
     """
 
     path: Path
     format: ImageFormat
     descriptor: int | None = None
     window: Window | None = None
+    beside: tuple[Path, ...] = ()
+
+    @property
+    def by_name(self) -> tuple[Path, ...]:
+        """The files that a tool opens by their names."""
+        return (self.path, *self.beside) if self.descriptor is None else ()
 
     @property
     def file(self) -> str:
@@ -116,7 +122,7 @@ class QemuImg:
         return tuple(self._by_path(each) for each in self._tools.commands)
 
     async def version(self) -> str:
-        output = await self._tools.run([PROGRAM, "--version"], timeout=METADATA_SECONDS)
+        output = await self._tools.run([PROGRAM, "--version"], timeout=METADATA_SECONDS, allowance=BRIEF)
         return output.stdout.decode("utf-8", "replace").partition("\n")[0]
 
     async def info(self, disk: Disk) -> tuple[ImageInfo, bytes]:
@@ -167,7 +173,7 @@ class QemuImg:
 
     async def _metadata(self, verb: str, disks: Sequence[Disk], *arguments: str) -> ToolOutput:
         try:
-            output = await self._run([PROGRAM, verb, *arguments], disks, limits=METADATA_LIMITS)
+            output = await self._run([PROGRAM, verb, *arguments], disks, limits=METADATA)
         except OperationFailed as error:
             if error.error_code is not ErrorCode.TOOL_FAILED:
                 raise
@@ -188,11 +194,12 @@ class QemuImg:
         *,
         accept: Collection[int] = (0,),
         on_output: OnLine | None = None,
-        limits: ToolLimits = UNLIMITED,
+        limits: ToolLimits = WORK,
     ) -> ToolOutput:
-        timeout = METADATA_SECONDS if limits.cpu_seconds else None
+        timeout = METADATA_SECONDS if limits is METADATA else None
         self._paths |= {f"filename={disk.file}": f"filename={_doubled(str(disk.path))}" for disk in disks}
         self._paths |= {disk.file: str(disk.path) for disk in disks}
+        named = [each for disk in disks for each in disk.by_name if not self._is_own(each)]
         handed = [disk.descriptor for disk in disks if disk.descriptor is not None]
         try:
             return await self._tools.run(
@@ -201,11 +208,15 @@ class QemuImg:
                 on_output=on_output,
                 capture_limit=_MAX_JSON,
                 timeout=timeout,
-                limits=limits,
+                allowance=Allowance(limits=limits, readable=tuple(named)),
                 pass_fds=handed,
             )
         except OperationFailed as error:
             raise OperationFailed(error.error_code, self._by_path(str(error)), **error.details) from error
+
+    def _is_own(self, path: Path) -> bool:
+        """Whether a file is in the scratch directory, which every tool can write to."""
+        return path.is_relative_to(self._tools.scratch)
 
     def _by_path(self, text: str) -> str:
         """Say an image's path where qemu knows it only as a descriptor."""

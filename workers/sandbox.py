@@ -16,6 +16,8 @@ from workers.child import required_tool
 from workers.limits import WORK, ToolLimits
 
 BWRAP: Final = "bwrap"
+CONFINED: Final = "confined"
+"""The capability of a worker whose tools run in sandboxes."""
 
 _SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt")
 """Programs and libraries. On most systems all but /usr and /opt are links into /usr."""
@@ -29,7 +31,7 @@ _CONFIGURATION: Final = (
 not here."""
 
 _TEMPORARY_BYTES: Final = 256 << 20
-"""/tmp is in memory; big files belong into the scratch directory, where TMPDIR is."""
+"""A tool's temporary directory is in memory; big files belong into the scratch directory (TMPDIR)."""
 
 _ROOT_KEEPS: Final = "dac_override"
 """A worker that is root converts images of any owner, and without this its tools could not open them. It
@@ -95,7 +97,9 @@ def _in_sandbox(program: Sequence[str], scratch: Path, allowance: Allowance) -> 
 
 
 def _namespaces(*, own_user: bool) -> list[str]:
-    user = ["--unshare-user"] if own_user else ["--cap-drop", "ALL", "--cap-add", f"CAP_{_ROOT_KEEPS.upper()}"]
+    user = (
+        ["--unshare-user"] if own_user else ["--cap-drop", "ALL", "--cap-add", f"CAP_{_ROOT_KEEPS.upper()}"]
+    )
     others = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     return [*user, *others, "--die-with-parent", "--new-session", "--as-pid-1"]
 
@@ -104,7 +108,7 @@ def _system() -> Iterator[str]:
     for name in _SYSTEM:
         path = Path(name)
         if path.is_symlink():
-            yield from ("--symlink", os.readlink(path), name)
+            yield from ("--symlink", str(path.readlink()), name)
         elif path.is_dir():
             yield from ("--ro-bind", name, name)
     for name in _CONFIGURATION:

@@ -1,7 +1,7 @@
 """Descriptors that cannot be turned into writable ones.
 
 A tool opens a file that it was handed by its name in /proc, and may then ask for more than the descriptor
-allows: a file that belongs to the worker's user opens for writing. Not so where the mount itself is read-only.
+allows: a file that belongs to the worker's user opens for writing. Not so where the mount is read-only.
 """
 
 import fcntl
@@ -29,7 +29,7 @@ async def seal(descriptor: int, scratch: Path) -> None:
     """
     if not _can_become_writable(descriptor):
         return
-    path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+    path = Path(f"/proc/self/fd/{descriptor}").readlink()
     allowance = Allowance(limits=METADATA, readable=(path,))
     argv = command_line([required_tool("cat")], scratch, allowance, sandboxed=True)
     with Child(argv, scratch, (), talks=True, sandboxed=True) as child:
@@ -55,7 +55,9 @@ async def _answer(child: Child, path: Path) -> None:
     with anyio.move_on_after(_SECONDS):
         await anyio.wait_readable(child.stdout)
     if child.inside is None:
-        message = f"{path} could not be made read-only: {os.read(child.stderr, 4096).decode('utf-8', 'replace')}"
+        message = (
+            f"{path} could not be made read-only: {os.read(child.stderr, 4096).decode('utf-8', 'replace')}"
+        )
         raise OperationFailed(ErrorCode.TOOL_FAILED, message.strip())
 
 

@@ -49,14 +49,15 @@ def stage_intermediates(
 
 @asynccontextmanager
 async def open_workplace(
-    output_path: Path, job_id: str, lease: Lease, is_needed: Callable[[], bool]
+    output_path: Path, job_id: str, lease: Lease, is_needed: Callable[[], bool], *, confined: bool = False
 ) -> AsyncIterator[Workplace]:
     """Make the workplace of the attempt that has this lease. Raises OUTPUT_UNWRITABLE or NO_SPACE.
 
-    `is_needed` says at the end whether its scratch directory has to stay.
+    `is_needed` says at the end whether its scratch directory has to stay. `confined` must be true only
+    where sandboxes were proven to work.
     """
     # However short the lease, tools are gone before it counts as lost.
     grace = min(GRACE_SECONDS, lease.seconds * GRACE_SHARE)
     async with scratch_directory(output_path, job_id, lease.token, is_needed) as scratch:
         with JobLog(log_path(output_path, job_id)) as log:
-            yield Workplace(scratch, log, ToolRunner(log, scratch, grace_seconds=grace))
+            yield Workplace(scratch, log, ToolRunner(log, scratch, grace_seconds=grace, confined=confined))

@@ -21,6 +21,7 @@ from workers.context import JobContext, OperationResult
 from workers.operations import load_runner
 from workers.outputs import StagedFile
 from workers.publication import Publication, publish
+from workers.sandbox import CONFINED
 from workers.workplace import Workplace, open_workplace
 
 MIB = 1 << 20
@@ -156,7 +157,11 @@ class Bench:
         async def workplace() -> AsyncIterator[Workplace]:
             lease = Lease(worker_id="worker-1", token=7)
             async with open_workplace(
-                self.out, "job-1", lease, lambda: self.publication is not None
+                self.out,
+                "job-1",
+                lease,
+                lambda: self.publication is not None,
+                confined=CONFINED in self.capabilities,
             ) as place:
                 scratch.append(place.scratch)
                 yield place

@@ -13,7 +13,9 @@ from workers.boot.firmware import choose_firmware, prepare_ovmf
 from workers.boot.qmp import Event, Qmp
 from workers.boot.request import BootRequest, BootVerdict
 from workers.boot.tap import ConsoleTap
-from workers.qemu import METADATA_SECONDS, PROGRAM, Disk, QemuImg
+from workers.limits import machine
+from workers.qemu import BRIEF, METADATA_SECONDS, PROGRAM, Disk, QemuImg
+from workers.sandbox import KVM, Allowance
 from workers.workplace import Workplace
 
 OnProgress = Callable[[float, str], None]
@@ -57,7 +59,8 @@ async def boot(place: Workplace, request: BootRequest, on_progress: OnProgress) 
     with ConsoleTap(place.scratch / "console.log") as tap:
         parts = Parts(overlay=overlay, ovmf=ovmf, console=tap.writer)
         argv = command_line(request, parts)
-        async with place.tools.converse(argv, pass_fds=[tap.writer, *_handed(request.disk)]) as talk:
+        handed = [tap.writer, *_handed(request.disk)]
+        async with place.tools.converse(argv, pass_fds=handed, allowance=_allowance(place, request)) as talk:
             tap.hand_over()
             return await _Test(Qmp(talk), tap, request, parts, on_progress).run()
 
@@ -70,8 +73,17 @@ async def _make_overlay(place: Workplace, size: int) -> Path:
     """An empty image for the guest's writes. It names no backing file: the command line connects them."""
     overlay = place.scratch / "overlay.qcow2"
     argv = [PROGRAM, "create", "-q", "-f", "qcow2", "--", f"file:{overlay}", str(size)]
-    await place.tools.run(argv, timeout=METADATA_SECONDS)
+    await place.tools.run(argv, timeout=METADATA_SECONDS, allowance=BRIEF)
     return overlay
+
+
+def _allowance(place: Workplace, request: BootRequest) -> Allowance:
+    named = (each for each in request.disk.by_name if not each.is_relative_to(place.scratch))
+    return Allowance(
+        limits=machine(request.memory_mb, request.boot_seconds),
+        readable=tuple(named),
+        devices=KVM if request.accelerated else (),
+    )
 
 
 class _Test:

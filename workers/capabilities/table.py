@@ -6,6 +6,7 @@ from typing import Final
 import anyio
 
 from h2kbus.errors import SettingsError
+from workers.capabilities.confined import probe_confined
 from workers.capabilities.guestfs import probe_guestfs
 from workers.capabilities.kvm import probe_kvm
 from workers.capabilities.nbd import probe_nbd
@@ -13,12 +14,14 @@ from workers.capabilities.probe import Finding, Probe, Tools, refuted
 from workers.capabilities.qemu_system import probe_qemu_system
 from workers.capabilities.tools import probe_lvm, probe_mount, probe_qemu_img, probe_selinux_tools
 from workers.capabilities.virtio_win import probe_virtio_win
+from workers.sandbox import CONFINED
 
 PROBE_SECONDS: Final = 10.0
 
 
 PROBES: Final[Mapping[str, Probe]] = {
     "qemu-img": probe_qemu_img,
+    CONFINED: probe_confined,
     "nbd": probe_nbd,
     "lvm": probe_lvm,
     "mount": probe_mount,

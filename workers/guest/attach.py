@@ -1,7 +1,6 @@
 """Attaches a guest's disk, or a throwaway layer over it, to a rescue environment."""
 
 import contextlib
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,20 +10,29 @@ import anyio
 import msgspec
 
 from h2kbus.errors import ErrorCode, OperationFailed
+from workers.guest.built import built_appliance
 from workers.guest.rescue import Rescue, greeting
+from workers.limits import APPLIANCE, METADATA
 from workers.qemu import Disk
+from workers.sandbox import KVM, Allowance
 from workers.workplace import Workplace
 
 GUESTFS: Final = "guestfs"
 """The capability of opening guests. Why it is the only way: docs/decisions/0016."""
 
 READY_SECONDS: Final = 300.0
-"""The first appliance on a host is built before it starts, which takes a minute under emulation."""
+"""Under emulation an appliance takes a minute to start."""
 
 MEMORY_MB: Final = 1280
 SYSTEM_PYTHON: Final = "/usr/bin/python3"
 _APPLIANCE: Final = Path(__file__).parent / "appliance.py"
-_CACHE: Final = Path("/var/tmp")  # noqa: S108 - libguestfs keeps its appliance there by default, and checks its owner
+
+
+class ApplianceNeeds(msgspec.Struct, frozen=True):
+    """What a program that boots libguestfs's appliance is given."""
+
+    environment: dict[str, str]
+    allowance: Allowance
 
 
 @asynccontextmanager
@@ -44,17 +52,31 @@ async def open_rescue(
         "memory_mb": MEMORY_MB,
     }
     argv = [SYSTEM_PYTHON, "-I", str(_APPLIANCE), msgspec.json.encode(settings).decode()]
-    async with place.tools.converse(argv, environment=_environment(place.scratch)) as conversation:
+    given = await appliance_needs(place, disk, accelerated=accelerated)
+    allowance = msgspec.structs.replace(given.allowance, readable=(*given.allowance.readable, _APPLIANCE))
+    async with place.tools.converse(argv, environment=given.environment, allowance=allowance) as conversation:
         hello = await greeting(conversation, READY_SECONDS)
         rescue = Rescue(conversation, place.log, hello)
         place.log.line(f"the disk is attached: {rescue.tool}, {rescue.device}")
         yield rescue
 
 
-def _environment(scratch: Path) -> dict[str, str]:
-    """Libguestfs keeps its built appliance between runs, and everything else in the scratch directory."""
-    cache = os.environ.get("LIBGUESTFS_CACHEDIR", str(_CACHE))
-    return {"LIBGUESTFS_CACHEDIR": cache, "LIBGUESTFS_TMPDIR": str(scratch)}
+async def appliance_needs(place: Workplace, disk: Disk, *, accelerated: bool) -> ApplianceNeeds:
+    """What libguestfs needs to boot its appliance with a disk of the scratch directory.
+
+    It keeps what it makes there too: nothing that a guest touched serves the next one. Raises as
+    `built_appliance`.
+    """
+    appliance = await built_appliance(place.tools)
+    scratch = str(place.scratch)
+    environment = {
+        "LIBGUESTFS_PATH": str(appliance),
+        "LIBGUESTFS_CACHEDIR": scratch,
+        "LIBGUESTFS_TMPDIR": scratch,
+    }
+    readable = (appliance, *disk.beside)
+    devices = KVM if accelerated else ()
+    return ApplianceNeeds(environment, Allowance(limits=APPLIANCE, readable=readable, devices=devices))
 
 
 @asynccontextmanager
@@ -64,9 +86,10 @@ async def overlay(place: Workplace, source: Disk) -> AsyncIterator[Disk]:
     The layer names the source by its path, because the programs that open it are not handed descriptors;
     whoever uses it looks afterwards whether the source is still the file that was checked.
     """
-    layer = Disk(path=place.scratch / "layer.qcow2", format="qcow2")
+    below = (source.path, *source.beside)
+    layer = Disk(path=place.scratch / "layer.qcow2", format="qcow2", beside=below)
     argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", source.driver, "-b", _by_path(source)]
-    await place.tools.run([*argv, "--", layer.name])
+    await place.tools.run([*argv, "--", layer.name], allowance=Allowance(limits=METADATA, readable=below))
     try:
         yield layer
     finally:

@@ -14,7 +14,9 @@ from typing import IO, Any, Final
 import anyio
 
 from h2kbus.errors import ErrorCode, OperationFailed
-from workers.process import ToolLimits, ToolRunner
+from workers.limits import UNPACKING
+from workers.process import ToolRunner
+from workers.sandbox import Allowance
 
 MAX_BYTES: Final = 1 << 30
 """No real initramfs unpacks to more."""
@@ -154,10 +156,9 @@ def _unpack_by(opened: Callable[[Path], Any], packed: Path, target: Path) -> Non
 
 
 async def _unpack_with(tools: ToolRunner, argv: tuple[str, ...], packed: Path, target: Path) -> None:
-    limits = ToolLimits(file_size_bytes=MAX_BYTES, cpu_seconds=120)
     order = [str(target), str(packed)] if argv[-1] == "-o" else [str(packed), str(target)]
     try:
-        await tools.run([*argv, *order], limits=limits)
+        await tools.run([*argv, *order], allowance=Allowance(limits=UNPACKING))
     except OperationFailed as error:
         if error.error_code is ErrorCode.NO_SPACE:
             raise
