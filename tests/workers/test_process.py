@@ -42,7 +42,7 @@ def alive(marked: str) -> list[int]:
     return [
         each.pid
         for each in psutil.process_iter(["cmdline"])
-        if each.info["cmdline"] and each.info["cmdline"][0] == "sleep" and marked in each.info["cmdline"]
+        if marked in (words := each.info["cmdline"] or []) and Path(words[0]).name == "sleep"
     ]
 
 
@@ -122,7 +122,7 @@ async def test_cancelling_kills_the_whole_group_even_if_it_ignores_sigterm(
             seen.extend(alive(marked))
             scope.cancel()
 
-        script = f"trap '' TERM; sleep {marked} & sleep {marked} & sleep 0.2; echo; wait"
+        script = f"trap '' TERM; sleep {marked} & sleep {marked} & sleep 0.2; echo started; wait"
         await tools.run(["sh", "-c", script], on_output=note)
     assert scope.cancelled_caught
     assert len(seen) == 2
@@ -131,7 +131,7 @@ async def test_cancelling_kills_the_whole_group_even_if_it_ignores_sigterm(
 
 async def test_tool_is_asked_to_end_before_it_is_killed(tools: ToolRunner) -> None:
     with anyio.CancelScope() as scope:
-        script = "trap 'echo asked > asked; exit' TERM; echo; while :; do sleep 0.01; done"
+        script = "trap 'echo asked > asked; exit' TERM; echo started; while :; do sleep 0.01; done"
         await tools.run(["sh", "-c", script], on_output=lambda _: scope.cancel())
     assert (tools.scratch / "asked").read_text() == "asked\n"
 
