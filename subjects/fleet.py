@@ -11,13 +11,28 @@ ExecutionMode = Literal["host", "safe_container", "privileged_container"]
 WorkerId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,128}$(?!\n)")]
 
 
+class WorkerSecurity(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker is guarded, as it says itself; `h2kbus doctor --security` tells what is off.
+
+    `confined` says that its tools run in sandboxes, `unprivileged` that it is neither root nor has a
+    capability of the kernel. The roots are the directories that it serves; none means every one that its
+    user can reach. `verifies_signatures` says that it executes signed jobs only.
+    """
+
+    confined: bool = False
+    unprivileged: bool = False
+    image_roots: tuple[str, ...] = ()
+    output_roots: tuple[str, ...] = ()
+    verifies_signatures: bool = False
+
+
 class WorkerCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     """A worker's heartbeat: what it can do, proven by `evidence`, and what it is doing.
 
     One that is `draining` ends when its jobs have; one that is `cordoned` takes no new ones until told to.
     `max_disk_size_tb` is 0 where no limit was set. Gigabytes and terabytes are powers of ten.
     `capability_level` is a summary for people: 1 userspace only, 2 partition tables readable over NBD,
-    3 mount and change; routing uses the capability set.
+    3 mount and change; routing uses the capability set. `security` is missing from older workers.
     """
 
     worker_id: WorkerId
@@ -39,6 +54,7 @@ class WorkerCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     disk_space_gb: Annotated[float, Meta(ge=0)] = 0.0
     os_info: str = ""
     kernel_version: str = ""
+    security: WorkerSecurity | None = None
 
     def __post_init__(self) -> None:
         keep_utc(self, "last_heartbeat")
