@@ -1,6 +1,6 @@
 """What workers and lanes say of themselves: heartbeats and lane announcements."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -9,6 +9,9 @@ from subjects.spec import DEFAULT_POOL, JobId, PoolName, Priority, Timestamp, ke
 
 ExecutionMode = Literal["host", "safe_container", "privileged_container"]
 WorkerId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,128}$(?!\n)")]
+
+CONFINED: Final = "confined"
+"""The capability of a worker whose tools run in sandboxes. A job may ask for it as for any other."""
 
 
 class WorkerSecurity(msgspec.Struct, frozen=True, kw_only=True):

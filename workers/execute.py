@@ -13,6 +13,7 @@ import msgspec
 
 from h2kbus.errors import AttemptStopped, ErrorCode, H2KBusError, InvalidMessage, OperationFailed
 from subjects.catalog import OperationCatalog
+from subjects.fleet import CONFINED
 from subjects.lifecycle import is_granted, stop_cause
 from subjects.operations import OperationDeclaration, parameters_of, selected_actions
 from subjects.record import JobRecord
@@ -25,7 +26,6 @@ from workers.operations import load_runner
 from workers.outputs import StagedFile
 from workers.progress import ProgressReport
 from workers.publication import publish, recover
-from workers.sandbox import CONFINED
 from workers.workplace import Workplace, open_workplace
 
 log = logging.getLogger("h2kbus.worker")

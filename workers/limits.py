@@ -86,7 +86,7 @@ APPLIANCE: Final = ToolLimits(
 )
 """A libguestfs appliance, or virt-v2v with its own: an emulator with 1280 MiB of guest memory, 1 GiB of
 translated code under TCG, and its threads. What one tool inside may take is two hours at most
-(`workers.repairs.windows`), on several processors. The layer that it writes to may grow to the disk's size."""
+(`workers.repairs.windows`), on several processors. Its layer may grow to the disk's size."""
 
 PROBE: Final = ToolLimits(
     address_space_bytes=8 * GIB, cpu_seconds=60, file_size_bytes=64 * MIB, open_files=1024, processes=256

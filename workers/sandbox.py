@@ -16,8 +16,6 @@ from workers.child import required_tool
 from workers.limits import WORK, ToolLimits
 
 BWRAP: Final = "bwrap"
-CONFINED: Final = "confined"
-"""The capability of a worker whose tools run in sandboxes."""
 
 _SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt")
 """Programs and libraries. On most systems all but /usr and /opt are links into /usr."""

@@ -29,7 +29,7 @@ async def seal(descriptor: int, scratch: Path) -> None:
     """
     if not _can_become_writable(descriptor):
         return
-    path = Path(f"/proc/self/fd/{descriptor}").readlink()
+    path = _path_of(descriptor)
     allowance = Allowance(limits=METADATA, readable=(path,))
     argv = command_line([required_tool("cat")], scratch, allowance, sandboxed=True)
     with Child(argv, scratch, (), talks=True, sandboxed=True) as child:
@@ -38,6 +38,10 @@ async def seal(descriptor: int, scratch: Path) -> None:
             _exchange(descriptor, Path(f"/proc/{child.inside}/root{path}"), path)
         finally:
             await child.end(0.0)
+
+
+def _path_of(descriptor: int) -> Path:
+    return Path(f"/proc/self/fd/{descriptor}").readlink()
 
 
 def _can_become_writable(descriptor: int) -> bool:

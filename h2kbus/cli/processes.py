@@ -28,7 +28,7 @@ from h2kbus.errors import BusUnreachable, JobFinished
 from h2kbus.plugins import load_catalog
 from h2kbus.settings import ConnectionSettings
 from subjects.catalog import OperationCatalog
-from subjects.fleet import WorkerCapabilities
+from subjects.fleet import CONFINED, WorkerCapabilities
 from subjects.grammar import Grammar
 from subjects.lease import LEASE_SECONDS, MIN_LEASE_SECONDS
 from subjects.record import JobRecord
@@ -112,6 +112,9 @@ def worker(
     reprobe: Annotated[
         float, typer.Option(min=10, help="Seconds after which capabilities are probed again.")
     ] = REPROBE_SECONDS,
+    require_confinement: Annotated[
+        bool, typer.Option("--require-confinement", help="Do not start where tools cannot be confined.")
+    ] = False,
     operations: Plugins = [],  # noqa: B006 - typer copies it
     verbose: Verbose = False,
 ) -> None:
@@ -120,11 +123,12 @@ def worker(
     It pulls the jobs that this machine can do. SIGTERM or Ctrl-C drains it; a second one ends it.
     """
     set_up_logging(verbose)
+    insisted = [CONFINED] if require_confinement else []
     options = WorkerOptions(
         pool=pool,
         slots=slots,
         grace=grace,
-        switches=read_switches(capability, no_capability),
+        switches=read_switches([*capability, *insisted], no_capability),
         max_disk_size_tb=max_disk_tb,
         reprobe_seconds=reprobe,
     )
@@ -290,9 +294,10 @@ async def _serve_worker(
     from workers.service import Worker
 
     async with connect(settings) as connection, _while_connected(connection):
-        # What is not there any more ends a capability, not the worker: nothing is insisted on again.
-        switched_off = {token: False for token, wanted in options.switches.items() if not wanted}
-        later = msgspec.structs.replace(options, switches=switched_off)
+        # What is not there any more ends a capability, not the worker: nothing is insisted on again. But
+        # where tools must be confined they are to the end: then a probe that fails changes nothing.
+        lasting = {token: on for token, on in options.switches.items() if token == CONFINED or not on}
+        later = msgspec.structs.replace(options, switches=lasting)
         detect = functools.partial(_profile, catalog, later, profile.worker_id)
         worker = Worker(connection, topology, catalog, profile, detect, options.reprobe_seconds)
         await worker.serve(grace=options.grace, task_status=task_status)

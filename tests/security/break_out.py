@@ -1,7 +1,7 @@
 """A hostile tool: each attack tries one way out for real, and says "through" if there is one.
 
-Run as a program by the system's Python inside the sandbox, so it stands alone. Everything is bounded: an attack
-that gets through does no harm.
+Run as a program by the system's Python inside the sandbox, so it stands alone. Everything is bounded: an
+attack that gets through does no harm.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ MIB = 1 << 20
 
 def read_file(known: dict[str, Any]) -> bool:
     """Read a file of the worker's user that no job has to do with."""
-    return Path(known["canary"]).read_text() == known["secret"]
+    return bool(Path(known["canary"]).read_text() == known["secret"])
 
 
 def write_elsewhere(known: dict[str, Any]) -> bool:
@@ -33,7 +33,7 @@ def write_elsewhere(known: dict[str, Any]) -> bool:
 
 def write_source(known: dict[str, Any]) -> bool:
     """Open the source again, to write to it: it belongs to the worker's user."""
-    with open(f"/proc/self/fd/{known['descriptor']}", "r+b") as source:
+    with Path(f"/proc/self/fd/{known['descriptor']}").open("r+b") as source:
         source.write(b"changed")
     return True
 
@@ -94,7 +94,7 @@ def take_memory(_: dict[str, Any]) -> bool:
 
 def grow_file(_: dict[str, Any]) -> bool:
     """Write a file that is larger than any honest result; it has a hole, so that it takes no room."""
-    with open("large", "wb") as file:
+    with Path("large").open("wb") as file:
         file.seek(64 * MIB)
         file.write(b"x")
     return True
@@ -102,7 +102,7 @@ def grow_file(_: dict[str, Any]) -> bool:
 
 def open_many(_: dict[str, Any]) -> bool:
     """Hold many files open."""
-    held = [open("/dev/null", "rb") for _n in range(FORKS)]
+    held = [os.open("/dev/null", os.O_RDONLY) for _n in range(FORKS)]
     return len(held) == FORKS
 
 

@@ -51,8 +51,8 @@ def place() -> Iterator[Path]:
         (root / "source").write_text("the source")
         (root / "home" / "worker.creds").write_text(f"secret-{uuid.uuid4()}")
         shutil.copy(break_out.__file__, root / "break_out.py")
-        for each in (root, *root.rglob("*")):
-            os.chown(each, *_unprivileged())
+        for made in (root, *root.rglob("*")):
+            os.chown(made, *_unprivileged())
         yield root
 
 

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from subjects.builtin import BUILT_IN
+from subjects.fleet import CONFINED
 from subjects.lease import Lease
 from subjects.operations import OperationDeclaration, parameters_of, selected_actions
 from subjects.spec import ArtifactPolicy, Audit, ImageSpec, JobSpec
@@ -21,7 +22,6 @@ from workers.context import JobContext, OperationResult
 from workers.operations import load_runner
 from workers.outputs import StagedFile
 from workers.publication import Publication, publish
-from workers.sandbox import CONFINED
 from workers.workplace import Workplace, open_workplace
 
 MIB = 1 << 20
@@ -122,12 +122,16 @@ async def lease_is_held() -> None:
 
 
 class Bench:
-    """Runs operations the way a worker does, into one output directory."""
+    """Runs operations the way a worker does, into one output directory.
+
+    Tools are confined, as on every host that can do it; `confined` is for what has to look into them.
+    """
 
     def __init__(self, out: Path) -> None:
         self.out = out
         self.report = RecordingReport()
         self.capabilities: frozenset[str] = frozenset()
+        self.confined = True
         self.guard: Callable[[], Awaitable[None]] = lease_is_held
         self.publication: Publication | None = None
 
@@ -152,6 +156,7 @@ class Bench:
 
     async def _attempt(self, spec: JobSpec, declaration: OperationDeclaration) -> OperationResult:
         scratch: list[Path] = []
+        capabilities = self.capabilities | ({CONFINED} if self.confined else set())
 
         @contextlib.asynccontextmanager
         async def workplace() -> AsyncIterator[Workplace]:
@@ -161,7 +166,7 @@ class Bench:
                 "job-1",
                 lease,
                 lambda: self.publication is not None,
-                confined=CONFINED in self.capabilities,
+                confined=CONFINED in capabilities,
             ) as place:
                 scratch.append(place.scratch)
                 yield place
@@ -177,7 +182,7 @@ class Bench:
             spec=spec,
             parameters=parameters_of(declaration, spec.parameters),
             actions=selected_actions(declaration, spec.requested_actions),
-            capabilities=self.capabilities,
+            capabilities=capabilities,
             report=self.report,
             workplace=workplace,
             publish=publish_all,

@@ -12,11 +12,10 @@ import anyio.to_thread
 
 from h2kbus import __version__
 from h2kbus.errors import SettingsError
-from subjects.fleet import WorkerCapabilities, WorkerSecurity
+from subjects.fleet import CONFINED, WorkerCapabilities, WorkerSecurity
 from workers.capabilities import host
 from workers.capabilities.probe import Finding, Probe, Tools
 from workers.capabilities.table import PROBES, probe_all
-from workers.sandbox import CONFINED
 
 __all__ = ["PROBES", "Finding", "Probe", "Tools", "detect", "level_of", "probe_all"]
 

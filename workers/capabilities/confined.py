@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Final
 
 from h2kbus.errors import OperationFailed
+from subjects.fleet import CONFINED
 from workers.capabilities.probe import Finding, Tools, first_line, proven, refuted
 from workers.process import ToolOutput
-from workers.sandbox import BWRAP, CONFINED
+from workers.sandbox import BWRAP
 
 _INSTALL: Final = "apt-get install bubblewrap"
 _MEND: Final = (

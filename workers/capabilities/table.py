@@ -6,6 +6,7 @@ from typing import Final
 import anyio
 
 from h2kbus.errors import SettingsError
+from subjects.fleet import CONFINED
 from workers.capabilities.confined import probe_confined
 from workers.capabilities.guestfs import probe_guestfs
 from workers.capabilities.kvm import probe_kvm
@@ -14,7 +15,6 @@ from workers.capabilities.probe import Finding, Probe, Tools, refuted
 from workers.capabilities.qemu_system import probe_qemu_system
 from workers.capabilities.tools import probe_lvm, probe_mount, probe_qemu_img, probe_selinux_tools
 from workers.capabilities.virtio_win import probe_virtio_win
-from workers.sandbox import CONFINED
 
 PROBE_SECONDS: Final = 10.0
 
