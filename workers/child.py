@@ -64,8 +64,7 @@ class Child:
             raise OperationFailed(ErrorCode.TOOL_FAILED, message) from error
         self.pid = self._process.pid
         self._pidfd = os.pidfd_open(self.pid)
-        # Opened now, because only root may open it once the process has ended; it can be read until then.
-        self._io = os.open(f"/proc/{self.pid}/io", os.O_RDONLY | os.O_CLOEXEC)
+        self._io = _counters_of(self.pid)
         self.stdout = _non_blocking(self._process.stdout)
         self.stderr = _non_blocking(self._process.stderr)
         self.stdin = _non_blocking(self._process.stdin) if talks else None
@@ -75,7 +74,8 @@ class Child:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._pidfd)
-        os.close(self._io)
+        if self._io is not None:
+            os.close(self._io)
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe is not None:
                 pipe.close()
@@ -109,11 +109,11 @@ class Child:
 
         Its children count when they have been waited for, so that a sandboxed tool counts at its end.
         """
-        with contextlib.suppress(OSError):
-            text = os.pread(self._io, _COUNTERS_BYTES, 0).decode()
-            counters = dict(each.split(": ") for each in text.splitlines())
-            return int(counters["rchar"]), int(counters["wchar"])
-        return 0, 0
+        if self._io is None:
+            return 0, 0
+        text = os.pread(self._io, _COUNTERS_BYTES, 0).decode()
+        counters = dict(each.split(": ") for each in text.splitlines())
+        return int(counters["rchar"]), int(counters["wchar"])
 
     def reap(self) -> bool:
         return self._process.poll() is not None
@@ -140,6 +140,17 @@ class Child:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
         return self.reap()
+
+
+def _counters_of(pid: int) -> int | None:
+    """A descriptor of its counters, opened early: once a process has ended, only root may open them.
+
+    None where it has ended by now, as what only says its version may have.
+    """
+    try:
+        return os.open(f"/proc/{pid}/io", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
 
 
 def _non_blocking(pipe: IO[bytes] | None) -> int:
