@@ -74,10 +74,10 @@ def test_server_that_asks_nobody_is_told() -> None:
 @pytest.mark.parametrize(
     ("url", "host", "tls", "verdict"),
     [
-        ("nats://127.0.0.1:4222", "0.0.0.0", False, "off"),  # noqa: S104 - what a server says of itself
+        ("nats://127.0.0.1:4222", "0.0.0.0", False, "off"),
         ("nats://10.0.0.7:4222", "10.0.0.7", False, "off"),
         ("nats://127.0.0.1:4222", "127.0.0.1", False, "ok"),
-        ("nats://127.0.0.1:4222", "0.0.0.0", True, "ok"),  # noqa: S104 - what a server says of itself
+        ("nats://127.0.0.1:4222", "0.0.0.0", True, "ok"),
     ],
 )
 def test_server_beyond_the_loopback_needs_tls(url: str, host: str, tls: bool, verdict: str) -> None:
