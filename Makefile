@@ -9,10 +9,10 @@ LOCK = $(BIN)/uv --no-config pip compile --quiet --universal --python-version 3.
 	--custom-compile-command "make lock" --no-emit-index-url $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-guests test-fleet fast lint bench chaos lock clean
+.PHONY: help demo test test-guests test-container test-fleet fast lint bench chaos lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(READY): .ci/setup pyproject.toml requirements/build.lock requirements/dev.lock requirements/old-server.lock
 	.ci/setup
@@ -34,6 +34,10 @@ test: $(GUESTS) ## Run every test, with coverage, and one real guest per operati
 
 test-guests: $(GUESTS) ## Break, repair and boot every real guest; writes the table of docs/operations.md
 	$(BIN)/pytest tests/guests --guests all --guests-table docs/operations.md $(ARGS)
+
+test-container: $(GUESTS) $(HOSTS) ## Run every test against a NATS server in a container
+	TESTCONTAINERS_RYUK_DISABLED=true TESTCONTAINERS_HOST_OVERRIDE=127.0.0.1 \
+		$(BIN)/pytest --nats built $(ARGS)
 
 test-fleet: $(HOSTS) ## Run the cluster of compose.yaml on six hosts in containers, and break its parts
 	$(BIN)/pytest tests/fleet --fleet -rP $(ARGS)

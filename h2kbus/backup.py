@@ -14,7 +14,7 @@ import msgspec
 from nats.aio.msg import Msg
 
 from h2kbus.answers import ApiError, error_of
-from h2kbus.connection import Connection
+from h2kbus.connection import CLOSE_SECONDS, Connection
 from h2kbus.errors import BusError, BusTimeout, ContractConflict, NotProvisioned, SettingsError
 from subjects.topology import Topology
 
@@ -45,18 +45,20 @@ async def back_up(connection: Connection, topology: Topology, directory: Path) -
     SettingsError for a directory that exists, NotProvisioned when a stream is missing.
     """
     try:
-        directory.mkdir(mode=0o700, parents=True)
+        await anyio.Path(directory).mkdir(mode=0o700, parents=True)
     except OSError as error:
         raise SettingsError(f"{directory} cannot be made: {error.strerror}") from None
     for stream in topology.streams():
         place = directory / stream.name
-        place.mkdir()
+        await anyio.Path(place).mkdir()
         yield await _take(connection, stream.name, place)
 
 
 async def _take(connection: Connection, stream: str, place: Path) -> StoredStream:
     chunks: asyncio.Queue[Msg] = asyncio.Queue()
-    reply, close = connection.inbox.open(chunks.put_nowait)
+    # The server looks for a subscription to this very subject, and waits two seconds where it finds none.
+    reply = connection.nats.new_inbox()
+    subscription = await connection.listen(reply, chunks.put_nowait)
     try:
         request = {"deliver_subject": reply, "chunk_size": CHUNK_BYTES, "jsck": True}
         try:
@@ -68,7 +70,8 @@ async def _take(connection: Connection, stream: str, place: Path) -> StoredStrea
                 await file.write(chunk)
             size = await file.tell()
     finally:
-        close()
+        with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_SECONDS):
+            await subscription.unsubscribe()
     described = {"config": told["config"], "state": told["state"]}
     (place / _DESCRIPTION).write_bytes(msgspec.json.format(msgspec.json.encode(described)))
     return _stored(described, size)

@@ -18,24 +18,25 @@ class WorkerSecurity(msgspec.Struct, frozen=True, kw_only=True):
     """How a worker is guarded, as it says itself; `h2kbus doctor --security` tells what is off.
 
     `confined` says that its tools run in sandboxes, `unprivileged` that it is neither root nor has a
-    capability of the kernel. The roots are the directories that it serves; none means every one that its
-    user can reach. `verifies_signatures` says that it executes signed jobs only.
+    capability of the kernel, `verifies_signatures` that it executes signed jobs only.
     """
 
     confined: bool = False
     unprivileged: bool = False
-    image_roots: tuple[str, ...] = ()
-    output_roots: tuple[str, ...] = ()
     verifies_signatures: bool = False
 
 
 class WorkerCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     """A worker's heartbeat: what it can do, proven by `evidence`, and what it is doing.
 
+    `advice` says for each capability that is not proven what mends that, where anything does.
+
     One that is `draining` ends when its jobs have; one that is `cordoned` takes no new ones until told to.
     `max_disk_size_tb` is 0 where no limit was set. Gigabytes and terabytes are powers of ten.
     `capability_level` is a summary for people: 1 userspace only, 2 partition tables readable over NBD,
-    3 mount and change; routing uses the capability set. `security` is missing from older workers.
+    3 mount and change; routing uses the capability set. `image_roots` and `output_roots` are the
+    directories below which its jobs may read images and write results; none for any path. `security` is
+    missing from older workers.
     """
 
     worker_id: WorkerId
@@ -43,6 +44,7 @@ class WorkerCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     last_heartbeat: Timestamp
     capabilities: dict[str, bool] = {}
     evidence: dict[str, str] = {}
+    advice: dict[str, str] = {}
     pool: PoolName = DEFAULT_POOL
     version: str = ""
     execution_mode: ExecutionMode = "host"
@@ -58,9 +60,20 @@ class WorkerCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     os_info: str = ""
     kernel_version: str = ""
     security: WorkerSecurity | None = None
+    image_roots: tuple[str, ...] = ()
+    output_roots: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         keep_utc(self, "last_heartbeat")
+
+    @property
+    def open_doors(self) -> tuple[str, ...]:
+        """Which of its paths are not confined, in words; empty for a worker that has roots for both."""
+        doors = {
+            "reads images of any path": self.image_roots,
+            "writes results to any path": self.output_roots,
+        }
+        return tuple(words for words, roots in doors.items() if not roots)
 
 
 class WorkerOrder(msgspec.Struct, frozen=True, kw_only=True):

@@ -73,9 +73,10 @@ def wheel_server() -> Path:
 
 @pytest.fixture(scope="session")
 def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """One real server for the session: of the wheel, or in a container with `--nats container`."""
-    if request.config.getoption("--nats") == "container":
-        yield from container_server()
+    """One real server for the session: of the wheel, or in a container, as `--nats` says."""
+    wanted = request.config.getoption("--nats")
+    if wanted != "wheel":
+        yield from container_server(built=wanted == "built")
         return
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
@@ -85,17 +86,25 @@ def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
         process.wait()
 
 
-def container_server() -> Iterator[str]:
+def container_server(*, built: bool) -> Iterator[str]:
+    """The official image, another one that NATS_IMAGE names, or one that is built of the wheel's server."""
     from testcontainers.community.nats import NatsContainer
 
-    image = os.environ.get("NATS_IMAGE", "nats:2.15")
-    with NatsContainer(image, jetstream=True) as container:
-        yield container.nats_uri()
+    from tests.fleet.engine import docker_engine
+    from tests.fleet.images import base_image, nats_image
+
+    with docker_engine():
+        image = nats_image(base_image()) if built else os.environ.get("NATS_IMAGE", "nats:2.15")
+        with NatsContainer(image, jetstream=True) as container:
+            yield container.nats_uri()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--nats", choices=("wheel", "container"), default="wheel", help="where the tests' server comes from"
+        "--nats",
+        choices=("wheel", "container", "built"),
+        default="wheel",
+        help="where the tests' server comes from: the wheel, an image, or an image built of the wheel's",
     )
     parser.addoption(
         "--guests", choices=("family", "all"), default="family", help="one real guest per operation, or all"

@@ -18,6 +18,7 @@ LONGEST_FUNCTION = 60
 
 NATS_IMPORTS = {
     "h2kbus.answers": "types the answers that it reads",
+    "h2kbus.backup": "types the chunks of a stream",
     "h2kbus.connection": "makes the client's connection and maps its errors",
     "h2kbus.handshake": "reads what the client learnt of the server",
     "h2kbus.inbox": "publishes requests over the client",

@@ -2,7 +2,7 @@
 
 import io
 import logging
-from pathlib import Path
+import os
 from typing import Final
 
 import anyio
@@ -11,12 +11,16 @@ import nats.errors
 from nats.js.errors import Error as JetStreamError
 
 from h2kbus.connection import Connection
-from h2kbus.errors import BusError
+from h2kbus.errors import BusError, OperationFailed
 from subjects.topology import Topology
 from workers.execute import Outcome
 from workers.lease import HeldLease
+from workers.outputs import open_output
+from workers.site import Destination, Site
 
 log = logging.getLogger("h2kbus.worker")
+
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 UPLOAD_SECONDS: Final = 30.0
 UPLOAD_BYTES: Final = 4 * 1024 * 1024
@@ -24,7 +28,7 @@ UPLOAD_BYTES: Final = 4 * 1024 * 1024
 
 
 async def upload_log(
-    connection: Connection, topology: Topology, lease: HeldLease, outcome: Outcome
+    connection: Connection, topology: Topology, lease: HeldLease, outcome: Outcome, site: Site
 ) -> Outcome:
     """Store the attempt's log if the job asks for it; not being able to is a warning, no failure."""
     spec = lease.entry.record.spec
@@ -33,10 +37,12 @@ async def upload_log(
     name = f"{lease.job_id}/{lease.entry.record.attempt}/log"
     try:
         with anyio.fail_after(UPLOAD_SECONDS):
-            data = await anyio.to_thread.run_sync(_tail, outcome.log_file)
+            data = await anyio.to_thread.run_sync(
+                log_tail, site.destination(spec.artifacts.output_path), outcome.log_file.name
+            )
             store = await connection.nats.jetstream().object_store(topology.artifacts_store)
             await store.put(name, io.BytesIO(data))
-    except (TimeoutError, OSError, BusError, nats.errors.Error, JetStreamError) as error:
+    except (TimeoutError, OSError, OperationFailed, BusError, nats.errors.Error, JetStreamError) as error:
         log.warning("job %s: its log was not uploaded: %s", lease.job_id, error)
         return msgspec.structs.replace(
             outcome, warnings=(*outcome.warnings, f"the log was not uploaded: {error}")
@@ -44,8 +50,11 @@ async def upload_log(
     return outcome
 
 
-def _tail(path: Path) -> bytes:
-    with path.open("rb") as file:
+def log_tail(destination: Destination, name: str) -> bytes:
+    """The end of a log, at most `UPLOAD_BYTES`. Raises OSError and OperationFailed, for a link too."""
+    with open_output(destination) as output:
+        descriptor = os.open(name, _READ, dir_fd=output.descriptor)
+    with os.fdopen(descriptor, "rb") as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(max(size - UPLOAD_BYTES, 0))
         return file.read(UPLOAD_BYTES)

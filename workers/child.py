@@ -56,7 +56,7 @@ class Child:
                 stderr=subprocess.PIPE,
                 start_new_session=True,
                 cwd=scratch,
-                env={**_environment(scratch), **environment},
+                env={"PATH": _path(), "LC_ALL": "C.UTF-8", **environment},
                 pass_fds=tuple(pass_fds),
             )
         except OSError as error:
@@ -175,8 +175,3 @@ def required_tool(name: str) -> str:
 
 def _path() -> str:
     return os.pathsep.join(filter(None, (os.environ.get("PATH"), _SEARCH_PATH)))
-
-
-def _environment(scratch: Path) -> dict[str, str]:
-    place = str(scratch)
-    return {"PATH": _path(), "LC_ALL": "C.UTF-8", "HOME": place, "TMPDIR": place}

@@ -5,7 +5,6 @@ import enum
 import logging
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -25,6 +24,7 @@ from subjects.topology import Topology
 from workers.lease import HeldLease
 from workers.publication import clear_away
 from workers.room import shortage
+from workers.site import Site
 
 log = logging.getLogger("h2kbus.worker")
 
@@ -71,8 +71,10 @@ class Claims:
         topology: Topology,
         describe: Callable[[], WorkerCapabilities],
         on_pass: Callable[[str], None],
+        site: Site,
     ) -> None:
         """`describe` gives the worker's profile; `on_pass` hears of a consumer whose job was passed on."""
+        self._site = site
         self._connection = connection
         self._topology = topology
         self._store = JobStore(connection, topology)
@@ -122,7 +124,8 @@ class Claims:
         if decision is not Decision.CLAIM:
             await self._end(entry, decision, delivery)
             return None
-        lack = await shortage(entry.record.spec, self._describe()) if entry.record.spec else None
+        spec = entry.record.spec
+        lack = await shortage(spec, self._describe(), self._site) if spec else None
         if lack is not None:
             await self._pass_on(entry, delivery, f"{self._worker_id} {lack}")
             return None
@@ -174,9 +177,9 @@ class Claims:
     async def _clear_away(self, record: JobRecord) -> None:
         """What a killed attempt has left on this host, if it is the one."""
         if record.attempt > 0 and record.spec is not None:
-            output_path = Path(record.spec.artifacts.output_path)
+            destination = self._site.destination(record.spec.artifacts.output_path)
             completed = record.state is State.COMPLETED
-            await clear_away(output_path, record.job_id, keep_outputs=completed)
+            await clear_away(destination, record.job_id, keep_outputs=completed)
 
     async def _tell_end(self, entry: Entry) -> None:
         """Publish the last event unless it is there: its writer may have died before it could."""

@@ -26,6 +26,7 @@ from workers.operations import load_runner
 from workers.outputs import StagedFile
 from workers.progress import ProgressReport
 from workers.publication import publish, recover
+from workers.site import ANYWHERE, Destination, Site
 from workers.workplace import Workplace, open_workplace
 
 log = logging.getLogger("h2kbus.worker")
@@ -42,16 +43,22 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
 
 
-async def execute(
-    lease: HeldLease, catalog: OperationCatalog, capabilities: frozenset[str] = frozenset()
-) -> Outcome:
+class Means(msgspec.Struct, frozen=True):
+    """What a worker has for its jobs: operations, what it was seen to do, and what they may reach."""
+
+    catalog: OperationCatalog
+    capabilities: frozenset[str] = frozenset()
+    site: Site = ANYWHERE
+
+
+async def execute(lease: HeldLease, means: Means) -> Outcome:
     """Run the attempt under its lease, which also ends it in time. Whatever happens is in what it returns."""
     began = time.monotonic()
     record = lease.entry.record
     result, error = None, None
     with lease.scope:
         try:
-            result = await _run(lease, record, catalog, capabilities)
+            result = await _run(lease, record, means)
         except AttemptStopped as stop:
             error = job_error(stop, lease)
         except H2KBusError as failure:
@@ -70,17 +77,16 @@ async def execute(
     )
 
 
-async def _run(
-    lease: HeldLease, record: JobRecord, catalog: OperationCatalog, capabilities: frozenset[str]
-) -> OperationResult:
+async def _run(lease: HeldLease, record: JobRecord, means: Means) -> OperationResult:
+    destination = means.site.destination(_spec_of(record).artifacts.output_path)
     if has_history(record):
-        await _settle_earlier_attempts(lease, record)
+        await _settle_earlier_attempts(lease, record, destination)
     if lease.publication is not None:
         return lease.publication.result
-    declaration = catalog.declaration_of(_spec_of(record))
+    declaration = means.catalog.declaration_of(_spec_of(record))
     lease.report = _progress_of(record, declaration)
     try:
-        return await load_runner(declaration)().run(_context(lease, record, declaration, capabilities))
+        return await load_runner(declaration)().run(_context(lease, record, declaration, means))
     finally:
         lease.report.finish()
 
@@ -94,11 +100,10 @@ def has_history(record: JobRecord) -> bool:
     return record.publishing or any(each.to is State.RETRYING for each in record.transitions)
 
 
-async def _settle_earlier_attempts(lease: HeldLease, record: JobRecord) -> None:
+async def _settle_earlier_attempts(lease: HeldLease, record: JobRecord, destination: Destination) -> None:
     """Adopt what a lost attempt has published, or clear it away; then see whether this one may execute."""
-    output_path = Path(_spec_of(record).artifacts.output_path)
     with anyio.CancelScope(shield=True):
-        lease.publication = await recover(output_path, record.job_id, before=lease.terms.token)
+        lease.publication = await recover(destination, record.job_id, before=lease.terms.token)
     if lease.publication is not None:
         return
     cause = stop_cause(record)
@@ -113,28 +118,29 @@ async def _settle_earlier_attempts(lease: HeldLease, record: JobRecord) -> None:
 
 
 def _context(
-    lease: HeldLease, record: JobRecord, declaration: OperationDeclaration, capabilities: frozenset[str]
+    lease: HeldLease, record: JobRecord, declaration: OperationDeclaration, means: Means
 ) -> JobContext:
     spec = _spec_of(record)
-    output_path = Path(spec.artifacts.output_path)
-    scratch: list[Path] = []
+    destination = means.site.destination(spec.artifacts.output_path)
+    places: list[Workplace] = []
 
     @contextlib.asynccontextmanager
     async def workplace() -> AsyncIterator[Workplace]:
         async with open_workplace(
-            output_path,
+            destination,
             record.job_id,
             lease.terms,
             lambda: lease.publication is not None,
-            confined=CONFINED in capabilities,
+            confined=CONFINED in means.capabilities,
         ) as place:
-            scratch.append(place.scratch)
+            places.append(place)
             lease.log_file = place.log.path
             place.log.line(f"attempt {record.attempt} of {spec.operation} on {record.worker_id}")
             yield place
 
     async def publish_all(files: Sequence[StagedFile], result: OperationResult) -> OperationResult:
-        lease.publication = await publish(scratch[-1], files, result, lease.guard)
+        output, private = places[-1].output, places[-1].private
+        lease.publication = await publish(destination, output, private, files, result, lease.guard)
         return result
 
     return JobContext(
@@ -144,7 +150,8 @@ def _context(
         spec=spec,
         parameters=parameters_of(declaration, spec.parameters),
         actions=selected_actions(declaration, spec.requested_actions),
-        capabilities=capabilities,
+        capabilities=means.capabilities,
+        site=means.site,
         report=lease.report or _progress_of(record, declaration),
         workplace=workplace,
         publish=publish_all,

@@ -22,7 +22,7 @@ from workers.child import Child, required_tool
 from workers.conversation import Conversation, converse
 from workers.joblog import JobLog, printable
 from workers.lines import MAX_LINE_BYTES, LineSplitter, OnLine
-from workers.sandbox import BWRAP, ORDINARY, Allowance, command_line
+from workers.sandbox import BWRAP, ORDINARY, SCRATCH, Allowance, command_line
 from workers.seal import seal
 
 GRACE_SECONDS = 1.0
@@ -140,6 +140,11 @@ class ToolRunner:
             finally:
                 await self._end(child, name)
 
+    @property
+    def seen_scratch(self) -> str:
+        """The scratch directory by the name that a job's tools have for it."""
+        return SCRATCH if self._confined else str(self.scratch)
+
     async def _start(
         self,
         argv: Sequence[str],
@@ -150,16 +155,19 @@ class ToolRunner:
         talks: bool = False,
     ) -> Child:
         sandboxed = self._confined and not allowance.host
-        command = command_line(
-            [required_tool(argv[0]), *argv[1:]], self.scratch, allowance, sandboxed=sandboxed
-        )
+        command = command_line([required_tool(argv[0]), *argv[1:]], allowance, sandboxed=sandboxed)
         if sandboxed:
             for each in pass_fds:
                 await seal(each, self.scratch)
         self.commands.append(shlex.join(argv))
         self.log.line(f"run: {self.commands[-1]}")
         return Child(
-            command, self.scratch, pass_fds, environment=environment, talks=talks, sandboxed=sandboxed
+            command,
+            self.scratch,
+            pass_fds,
+            environment={**_home(SCRATCH if sandboxed else str(self.scratch)), **environment},
+            talks=talks,
+            sandboxed=sandboxed,
         )
 
     async def _end(self, child: Child, name: str) -> None:
@@ -241,6 +249,10 @@ class _Watch:
         self._log_budget -= len(line) + 1
         if self._log_budget > 0:
             self._log.line(f"  {line}")
+
+
+def _home(scratch: str) -> dict[str, str]:
+    return {"HOME": scratch, "TMPDIR": scratch}
 
 
 def _is_unmade(output: ToolOutput) -> bool:

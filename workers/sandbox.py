@@ -16,6 +16,9 @@ from workers.child import required_tool
 from workers.limits import WORK, ToolLimits
 
 BWRAP: Final = "bwrap"
+SCRATCH: Final = "/scratch"
+"""Where a tool in a sandbox has its scratch directory, whatever the host calls it."""
+
 
 _SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt")
 """Programs and libraries. On most systems all but /usr and /opt are links into /usr."""
@@ -56,16 +59,14 @@ KVM: Final = ("/dev/kvm",)
 ORDINARY: Final = Allowance()
 
 
-def command_line(
-    program: Sequence[str], scratch: Path, allowance: Allowance, *, sandboxed: bool
-) -> list[str]:
+def command_line(program: Sequence[str], allowance: Allowance, *, sandboxed: bool) -> list[str]:
     """The whole command line of `program`, which begins with its path. The kernel kills it with the worker.
 
-    Raises TOOL_MISSING.
+    It has to be started in the scratch directory. Raises TOOL_MISSING.
     """
     with_worker = (required_tool("setpriv"), "--pdeathsig", "KILL")
     if sandboxed:
-        return [*with_worker, "--", *_in_sandbox(program, scratch, allowance)]
+        return [*with_worker, "--", *_in_sandbox(program, allowance)]
     privileges = () if allowance.host else _without_privileges()
     limits = allowance.limits.prefix(own_processes=False)
     return [*with_worker, *privileges, "--", required_tool(limits[0]), *limits[1:], *program]
@@ -77,7 +78,7 @@ def _without_privileges() -> tuple[str, ...]:
     return ("--no-new-privs", *((f"--bounding-set=-all,+{_ROOT_KEEPS}", "--inh-caps=-all") if root else ()))
 
 
-def _in_sandbox(program: Sequence[str], scratch: Path, allowance: Allowance) -> list[str]:
+def _in_sandbox(program: Sequence[str], allowance: Allowance) -> list[str]:
     """The tool is the child of the first process of its namespace, which hands it SIGTERM.
 
     That one also hands on its status, and when it goes, all others are gone.
@@ -87,8 +88,8 @@ def _in_sandbox(program: Sequence[str], scratch: Path, allowance: Allowance) -> 
         required_tool(BWRAP),
         *_namespaces(own_user=own_user),
         *_system(),
-        *_places(scratch, (*_program(program[0]), *allowance.readable), allowance.devices),
-        *("--chdir", str(scratch), "--"),
+        *_places((*_program(program[0]), *allowance.readable), allowance.devices),
+        *("--chdir", SCRATCH, "--"),
         *allowance.limits.prefix(own_processes=own_user),
         *("timeout", "0", *program),
     ]
@@ -121,13 +122,13 @@ def _program(path: str) -> tuple[Path, ...]:
     return () if path.startswith(tuple(f"{each}/" for each in _SYSTEM)) else (Path(path),)
 
 
-def _places(scratch: Path, readable: Iterable[Path], devices: Iterable[str]) -> Iterator[str]:
-    """Read-only places first: the scratch directory may lie in one. At last nothing new can be made."""
+def _places(readable: Iterable[Path], devices: Iterable[str]) -> Iterator[str]:
+    """The sandbox is made in the scratch directory. At last nothing new can be made anywhere else."""
     for path in dict.fromkeys(readable):
         yield from ("--ro-bind", str(path), str(path))
     for device in devices:
         yield from ("--dev-bind-try", device, device)
-    yield from ("--bind", str(scratch), str(scratch))
+    yield from ("--bind", ".", SCRATCH)
     yield from ("--remount-ro", "/dev", "--remount-ro", "/")
 
 

@@ -1,12 +1,12 @@
 """The commands that take a bus along: into files, and out of them on another server or cluster."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from h2kbus.backup import StoredStream, back_up, restore
+from h2kbus.cli.exits import say
 from h2kbus.cli.invocation import Invocation
 from h2kbus.cli.loop import run as run_async
 from h2kbus.cli.output import print_json, print_table
@@ -33,7 +33,7 @@ def backup_command(
     found, at_work = run_async(_back_up, context.obj, directory)
     _show(context.obj, found)
     if at_work:
-        sys.stderr.write(f"{at_work} workers are at work: what they do from now on is not in the backup\n")
+        say(f"workers at work: {at_work}; what they do from now on is not in the backup")
 
 
 def restore_command(

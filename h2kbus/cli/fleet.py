@@ -122,7 +122,7 @@ def _obeys(workers: list[WorkerCapabilities], worker_id: str, order: str) -> boo
 def capabilities(context: typer.Context) -> None:
     """Probe what this machine can do.
 
-    Shows the evidence for each capability. Needs no bus.
+    Shows the evidence for each capability, and what to install where one is missing. Needs no bus.
     """
     found = run_async(_profile)
     if context.obj.json:
@@ -130,10 +130,10 @@ def capabilities(context: typer.Context) -> None:
         return
     print_line(f"{found.os_info}, {found.execution_mode}, level {found.capability_level}")
     rows = (
-        (token, "yes" if proven else "no", found.evidence.get(token, ""))
+        (token, "yes" if proven else "no", found.evidence.get(token, ""), found.advice.get(token, "-"))
         for token, proven in sorted(found.capabilities.items())
     )
-    print_table(("CAPABILITY", "PROVEN", "EVIDENCE"), rows)
+    print_table(("CAPABILITY", "PROVEN", "EVIDENCE", "TO MEND IT"), rows)
 
 
 async def _profile() -> WorkerCapabilities:

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import anyio
 import msgspec
@@ -20,6 +20,15 @@ from h2kbus.cli.fleet import Capabilities, NoCapabilities, new_worker_id, read_s
 from h2kbus.cli.loop import run as run_async
 from h2kbus.cli.output import print_json
 from h2kbus.cli.submit import Plugins
+from h2kbus.cli.worker_options import (
+    DEFAULT_GRACE,
+    DEFAULT_SLOTS,
+    Grace,
+    ImageRoots,
+    OutputRoots,
+    Slots,
+    WorkerOptions,
+)
 from h2kbus.client import Bus
 from h2kbus.client import connect as connect_client
 from h2kbus.connection import Connection, connect
@@ -35,16 +44,10 @@ from subjects.record import JobRecord
 from subjects.spec import DEFAULT_POOL, JobSpec
 from subjects.topology import REPROBE_SECONDS, Topology
 
-MAX_SLOTS: Final = 10
-DEFAULT_SLOTS: Final = min(MAX_SLOTS, os.cpu_count() or 1)
-DEFAULT_GRACE: Final = 30.0
-
 Drain = Callable[[], None]
 Service = Callable[..., Coroutine[Any, Any, None]]
 """Runs until drained; it tells its `task_status` how to drain it, once it is ready."""
 
-Slots = Annotated[int, typer.Option(min=1, max=MAX_SLOTS, help="Jobs at once, for each worker.")]
-Grace = Annotated[float, typer.Option(min=0, help="Seconds that running jobs get to end after Ctrl-C.")]
 Lease = Annotated[
     float,
     typer.Option(
@@ -54,17 +57,6 @@ Lease = Annotated[
     ),
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Log more, to stderr.")]
-
-
-class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How a worker of this machine is to be."""
-
-    pool: str = DEFAULT_POOL
-    slots: int = DEFAULT_SLOTS
-    grace: float = DEFAULT_GRACE
-    switches: dict[str, bool] = {}
-    max_disk_size_tb: float = 0.0
-    reprobe_seconds: float = REPROBE_SECONDS
 
 
 def register(app: typer.Typer) -> None:
@@ -83,6 +75,8 @@ def up(
     slots: Slots = DEFAULT_SLOTS,
     grace: Grace = DEFAULT_GRACE,
     lease: Lease = LEASE_SECONDS,
+    image_root: ImageRoots = [],  # noqa: B006 - typer copies it
+    output_root: OutputRoots = [],  # noqa: B006 - typer copies it
     operations: Plugins = [],  # noqa: B006 - typer copies it
     verbose: Verbose = False,
 ) -> None:
@@ -92,7 +86,9 @@ def up(
     finish those that run. A second Ctrl-C ends it.
     """
     set_up_logging(verbose)
-    options = WorkerOptions(slots=slots, grace=grace)
+    options = WorkerOptions(
+        slots=slots, grace=grace, image_roots=tuple(image_root), output_roots=tuple(output_root)
+    )
     place = data_dir or default_data_dir(os.environ)
     topology = Topology(Grammar(context.obj.settings().root), lease_seconds=lease)
     run_async(_up, place, port, workers, topology, load_catalog(operations), options, context.obj.json)
@@ -115,6 +111,8 @@ def worker(
     require_confinement: Annotated[
         bool, typer.Option("--require-confinement", help="Do not start where tools cannot be confined.")
     ] = False,
+    image_root: ImageRoots = [],  # noqa: B006 - typer copies it
+    output_root: OutputRoots = [],  # noqa: B006 - typer copies it
     operations: Plugins = [],  # noqa: B006 - typer copies it
     verbose: Verbose = False,
 ) -> None:
@@ -131,6 +129,8 @@ def worker(
         switches=read_switches([*capability, *insisted], no_capability),
         max_disk_size_tb=max_disk_tb,
         reprobe_seconds=reprobe,
+        image_roots=tuple(image_root),
+        output_roots=tuple(output_root),
     )
     settings = context.obj.settings("h2kbus-worker")
     run_async(_worker, settings, load_catalog(operations), options, worker_id or new_worker_id())
@@ -291,15 +291,19 @@ async def _serve_worker(
     *,
     task_status: TaskStatus[Drain],
 ) -> None:
+    from workers.regular import allow_many_files
     from workers.service import Worker
 
+    allow_many_files()
     async with connect(settings) as connection, _while_connected(connection):
         # What is not there any more ends a capability, not the worker: nothing is insisted on again. But
         # where tools must be confined they are to the end: then a probe that fails changes nothing.
         lasting = {token: on for token, on in options.switches.items() if token == CONFINED or not on}
         later = msgspec.structs.replace(options, switches=lasting)
         detect = functools.partial(_profile, catalog, later, profile.worker_id)
-        worker = Worker(connection, topology, catalog, profile, detect, options.reprobe_seconds)
+        worker = Worker(
+            connection, topology, catalog, profile, detect, options.reprobe_seconds, site=options.site
+        )
         await worker.serve(grace=options.grace, task_status=task_status)
 
 
@@ -320,15 +324,17 @@ async def _fail_when_closed(connection: Connection) -> None:
 async def _profile(catalog: OperationCatalog, options: WorkerOptions, worker_id: str) -> WorkerCapabilities:
     from workers.capabilities import detect
 
-    return await detect(
+    site = options.site
+    found = await detect(
         worker_id=worker_id,
         pool=options.pool,
         slots=options.slots,
-        work_dir=Path.cwd(),
+        work_dir=next(iter(site.output_roots), Path.cwd()),
         plugin_tokens=catalog.plugin_tokens,
         overrides=options.switches,
         max_disk_size_tb=options.max_disk_size_tb,
     )
+    return site.described(found)
 
 
 def set_up_logging(verbose: bool) -> None:

@@ -154,46 +154,46 @@ def worker_checks(worker: WorkerCapabilities) -> Iterator[Check]:
         yield Check(subject=name, verdict="unknown", evidence=words, mend="update the worker")
         return
     for subject, find, (good, bad), otherwise, mend in _GUARDS:
-        shut = find(worker.security)
+        shut = find(worker, worker.security)
         evidence = good if shut else bad
         if subject == "confinement" and not shut:
             evidence = worker.evidence.get("confined", evidence)
         yield _check(f"{name}: {subject}", evidence, mend, shut=shut, otherwise=otherwise)
 
 
-_Guard = tuple[str, Callable[[WorkerSecurity], bool], tuple[str, str], Verdict, str]
+_Guard = tuple[str, Callable[[WorkerCapabilities, WorkerSecurity], bool], tuple[str, str], Verdict, str]
 _GUARDS: Final[tuple[_Guard, ...]] = (
     (
         "confinement",
-        lambda it: it.confined,
+        lambda _, it: it.confined,
         ("its tools run in sandboxes", "its tools run with limits only"),
         "off",
         "h2kbus capabilities on its host says what is missing; --require-confinement insists on it",
     ),
     (
         "privileges",
-        lambda it: it.unprivileged,
+        lambda _, it: it.unprivileged,
         ("it has none", "it runs as root or with capabilities of the kernel"),
         "off",
         "run it as a user of its own: no built-in operation needs root",
     ),
     (
         "image roots",
-        lambda it: bool(it.image_roots),
+        lambda worker, _: bool(worker.image_roots),
         ("it reads images below its roots only", "it reads any image that its user can read"),
         "off",
         "start it with --image-root",
     ),
     (
         "output roots",
-        lambda it: bool(it.output_roots),
+        lambda worker, _: bool(worker.output_roots),
         ("it writes below its roots only", "it writes wherever its user can write"),
         "off",
         "start it with --output-root",
     ),
     (
         "signatures",
-        lambda it: it.verifies_signatures,
+        lambda _, it: it.verifies_signatures,
         ("it executes signed jobs only", "it executes jobs that nobody signed"),
         "optional",
         "start it with --verify-keys",

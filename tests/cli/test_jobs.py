@@ -81,6 +81,15 @@ def test_workers_and_lanes_are_the_wire_structs(local: Program, done_job: str) -
     assert "op-rehearse" in [lane.lane for lane in lanes]
 
 
+def test_capabilities_say_what_to_install(local: Program) -> None:
+    found = decode(WorkerCapabilities, local("capabilities", "--json").stdout.encode())
+    lacking = {token for token, proven in found.capabilities.items() if not proven}
+    assert found.advice.keys() <= lacking
+    table = local("capabilities").stdout
+    assert "TO MEND IT" in table
+    assert all(words.split()[0] in table for words in found.advice.values())
+
+
 def test_capabilities_need_no_bus(local: Program) -> None:
     found = decode(
         WorkerCapabilities, local("capabilities", "--json", "--url", "nats://127.0.0.1:1").stdout.encode()

@@ -16,9 +16,7 @@ from h2kbus.settings import ConnectionSettings
 from subjects.fleet import WorkerCapabilities, WorkerSecurity
 from tests.conftest import Program
 
-GUARDED = WorkerSecurity(
-    confined=True, unprivileged=True, image_roots=("/srv",), output_roots=("/srv",), verifies_signatures=True
-)
+GUARDED = WorkerSecurity(confined=True, unprivileged=True, verifies_signatures=True)
 INFO: dict[str, Any] = {
     "version": "2.14.3",
     "host": "127.0.0.1",
@@ -30,10 +28,10 @@ def verdicts(checks: Iterator[Check]) -> dict[str, str]:
     return {each.subject.rpartition(": ")[2]: each.verdict for each in checks}
 
 
-def worker(security: WorkerSecurity | None) -> WorkerCapabilities:
-    return WorkerCapabilities(
-        worker_id="w1", hostname="h", last_heartbeat=dt.datetime.now(dt.UTC), security=security
-    )
+def worker(security: WorkerSecurity | None = GUARDED, **changes: Any) -> WorkerCapabilities:
+    named = {"worker_id": "w1", "hostname": "h", "last_heartbeat": dt.datetime.now(dt.UTC)}
+    roots = {"image_roots": ("/srv",), "output_roots": ("/srv",)}
+    return WorkerCapabilities(security=security, **{**named, **roots, **changes})
 
 
 def server(url: str = "nats://127.0.0.1:4222", **changes: Any) -> dict[str, str]:
@@ -41,21 +39,21 @@ def server(url: str = "nats://127.0.0.1:4222", **changes: Any) -> dict[str, str]
 
 
 def test_guarded_worker_has_every_door_shut() -> None:
-    assert set(verdicts(worker_checks(worker(GUARDED))).values()) == {"ok"}
+    assert set(verdicts(worker_checks(worker())).values()) == {"ok"}
 
 
 @pytest.mark.parametrize(
-    ("security", "door"),
+    ("open_worker", "door"),
     [
-        (WorkerSecurity(unprivileged=True, image_roots=("/a",), output_roots=("/a",)), "confinement"),
-        (WorkerSecurity(confined=True, image_roots=("/a",), output_roots=("/a",)), "privileges"),
-        (WorkerSecurity(confined=True, unprivileged=True, output_roots=("/a",)), "image roots"),
-        (WorkerSecurity(confined=True, unprivileged=True, image_roots=("/a",)), "output roots"),
+        (worker(WorkerSecurity(unprivileged=True)), "confinement"),
+        (worker(WorkerSecurity(confined=True)), "privileges"),
+        (worker(image_roots=()), "image roots"),
+        (worker(output_roots=()), "output roots"),
     ],
     ids=["confinement", "privileges", "image roots", "output roots"],
 )
-def test_one_open_door_of_a_worker_is_named(security: WorkerSecurity, door: str) -> None:
-    found = verdicts(worker_checks(worker(security)))
+def test_one_open_door_of_a_worker_is_named(open_worker: WorkerCapabilities, door: str) -> None:
+    found = verdicts(worker_checks(open_worker))
     assert [name for name, verdict in found.items() if verdict == "off"] == [door]
 
 

@@ -47,9 +47,10 @@ def base_image() -> str:
         for each in TRUST:
             _take(Path("/") / each, root / each)
         shutil.rmtree(root / "var/cache/apt/archives", ignore_errors=True)
-        tar = subprocess.Popen(["tar", "--create", "--directory", root, "."], stdout=subprocess.PIPE)
-        docker("import", "-", name, stdin=tar.stdout)
-        assert tar.wait() == 0
+        words = ["tar", "--create", "--directory", str(root), "."]
+        with subprocess.Popen(words, stdout=subprocess.PIPE) as tar:
+            docker("import", "-", name, stdin=tar.stdout)
+        assert tar.returncode == 0
     return name
 
 

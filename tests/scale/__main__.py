@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import anyio
+import msgspec
 import psutil
 import typer
 
@@ -17,16 +18,17 @@ from h2kbus.cli.output import print_line
 from h2kbus.client import Bus
 from h2kbus.connection import connect
 from h2kbus.provision import provision
-from h2kbus.pull import PullInbox, PullRequest
 from h2kbus.settings import ConnectionSettings
 from scheduler.lanes import LaneRegistry
 from subjects.grammar import Grammar
 from subjects.spec import JobSpec
-from subjects.topology import PULL_GROUP, SECOND, Topology
+from subjects.topology import Topology
 from tests.conftest import REPOSITORY, environment, rehearsal, start_server, wheel_server
+from workers.pull import LanePuller
 
 WATCHED_SECONDS: Final = 30.0
-PRIORITIES: Final = (1, 5, 9)
+PRIORITIES: Final = (5, 7, 9)
+URGENT: Final = 1
 SAMPLE: Final = 300
 MEBIBYTE: Final = 1 << 20
 
@@ -43,13 +45,28 @@ def main(
         config = {"jetstream": {"store_dir": str(place / "js"), **sync}}
         process, url = start_server(wheel_server(), place, config)
         try:
-            anyio.run(_measure, url, psutil.Process(process.pid), jobs, workers or [1, 100, 1000])
+            server = Server(psutil.Process(process.pid), place / "js")
+            anyio.run(_measure, url, server, jobs, workers or [1, 100, 1000])
         finally:
             process.kill()
             process.wait()
 
 
-async def _measure(url: str, server: psutil.Process, jobs: int, workers: list[int]) -> None:
+class Server(msgspec.Struct, frozen=True):
+    """The server's process, and where its streams lie."""
+
+    process: psutil.Process
+    store: Path
+
+    def disk_mebibytes(self) -> float:
+        """What its streams occupy on the disk."""
+        done = subprocess.run(
+            ["du", "-sk", self.store], check=True, capture_output=True, text=True, timeout=60
+        )
+        return int(done.stdout.split()[0]) / 1024
+
+
+async def _measure(url: str, server: Server, jobs: int, workers: list[int]) -> None:
     settings = ConnectionSettings(url=url)
     topology = Topology(Grammar(settings.root))
     async with connect(settings) as connection:
@@ -61,18 +78,17 @@ async def _measure(url: str, server: psutil.Process, jobs: int, workers: list[in
     await _queue(settings, server, jobs)
 
 
-async def _report(what: str, server: psutil.Process, seconds: float) -> None:
-    """What the server costs while this goes on: its memory, and its share of one core."""
-    before, began = server.cpu_times(), time.monotonic()
+async def _report(what: str, server: Server, seconds: float) -> None:
+    """What the server costs while this goes on: its memory, its share of one core, and its disk."""
+    before, began = server.process.cpu_times(), time.monotonic()
     await anyio.sleep(seconds)
-    after, passed = server.cpu_times(), time.monotonic() - began
+    after, passed = server.process.cpu_times(), time.monotonic() - began
     share = (after.user + after.system - before.user - before.system) / passed
-    print_line(f"{what}: nats-server {server.memory_info().rss / MEBIBYTE:.0f} MiB, {share:.1%} of a core")
+    memory, disk = server.process.memory_info().rss / MEBIBYTE, server.disk_mebibytes()
+    print_line(f"{what}: nats-server {memory:.0f} MiB, {share:.1%} of a core, {disk:.0f} MiB on the disk")
 
 
-async def _idle_workers(
-    settings: ConnectionSettings, topology: Topology, server: psutil.Process, count: int
-) -> None:
+async def _idle_workers(settings: ConnectionSettings, topology: Topology, server: Server, count: int) -> None:
     """Real workers in processes of 100, with nothing to do, on one lane."""
     async with connect(settings) as connection:
         registry = LaneRegistry(connection, topology)
@@ -105,7 +121,7 @@ async def _idle_workers(
             each.wait()
 
 
-async def _lanes(settings: ConnectionSettings, topology: Topology, server: psutil.Process) -> None:
+async def _lanes(settings: ConnectionSettings, topology: Topology, server: Server) -> None:
     async with connect(settings) as connection:
         registry = LaneRegistry(connection, topology)
         for number in range(200):
@@ -119,7 +135,7 @@ def _specs(count: int) -> Iterator[JobSpec]:
         yield rehearsal(job_id=f"q{number}", policy={"priority": priority}, operation="inspect")
 
 
-async def _queue(settings: ConnectionSettings, server: psutil.Process, jobs: int) -> None:
+async def _queue(settings: ConnectionSettings, server: Server, jobs: int) -> None:
     argv = [sys.executable, "-m", "h2kbus", "--url", settings.url, "scheduler"]
     process = subprocess.Popen(argv, cwd=REPOSITORY, env=environment())
     scheduler = psutil.Process(process.pid)
@@ -179,20 +195,27 @@ async def _latencies(bus: Bus, url: str) -> None:
 
 
 async def _order(bus: Bus) -> None:
-    """Pull as a worker does: the most urgent first, and within a lane the oldest first."""
-    arrived: list[str] = []
-    inbox = PullInbox(bus.connection, bus.topology.jobs_stream, lambda each: arrived.append(each.subject))
-    await inbox.open()
-    lanes = sorted(await bus.lanes(), key=lambda lane: lane.priority)
-    urgent = [lane for lane in lanes if lane.priority == PRIORITIES[0] and lane.pool == "default"]
-    for lane in urgent:
-        request = PullRequest(batch=SAMPLE, no_wait=True, expires=10 * SECOND, group=PULL_GROUP)
-        await (await inbox.send(lane.consumer, request)).wait()
-    await inbox.close()
-    expected = [f"q{number}" for number in range(0, SAMPLE * len(PRIORITIES), len(PRIORITIES))]
-    exact = [each.rpartition(".")[2] for each in arrived][: len(expected)] == expected
-    words = "in order" if exact else "NOT in order"
-    print_line(f"the first {len(arrived)} of priority {PRIORITIES[0]}: {words}")
+    """Urgent jobs come after all others, and a worker gets them first, then those of the next lane."""
+    specs = (
+        rehearsal(job_id=f"u{number}", policy={"priority": URGENT}, operation="inspect")
+        for number in range(SAMPLE)
+    )
+    ids = [each async for each in bus.submit_many(specs)]
+    for job_id in ids:
+        await bus.verdict(job_id)
+    puller = LanePuller(bus.connection, bus.topology)
+    lanes = await bus.lanes()
+    served = sorted((lane for lane in lanes if lane.pool == "default"), key=lambda lane: lane.priority)
+    await puller.open()
+    puller.serve(tuple(served), frozenset({"qemu-img"}))
+    priorities: list[int] = []
+    while len(priorities) < 2 * SAMPLE:
+        taken = await puller.next(10)
+        priorities += [bus.grammar.parse_job(each.subject).priority for each in taken]
+    await puller.close()
+    expected = [URGENT] * SAMPLE + [PRIORITIES[0]] * SAMPLE
+    words = "in order" if priorities == expected else "NOT in order"
+    print_line(f"{SAMPLE} urgent jobs that came last, and the {SAMPLE} next after them: {words}")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from workers.context import JobContext, OperationResult
 from workers.operations import load_runner
 from workers.outputs import StagedFile
 from workers.publication import Publication, publish
+from workers.site import ANYWHERE
 from workers.workplace import Workplace, open_workplace
 
 MIB = 1 << 20
@@ -132,6 +133,7 @@ class Bench:
         self.report = RecordingReport()
         self.capabilities: frozenset[str] = frozenset()
         self.confined = True
+        self.site = ANYWHERE
         self.guard: Callable[[], Awaitable[None]] = lease_is_held
         self.publication: Publication | None = None
 
@@ -155,24 +157,28 @@ class Bench:
         return await self._attempt(spec, DECLARATIONS[operation])
 
     async def _attempt(self, spec: JobSpec, declaration: OperationDeclaration) -> OperationResult:
-        scratch: list[Path] = []
+        places: list[Workplace] = []
+        destination = self.site.destination(str(self.out))
         capabilities = self.capabilities | ({CONFINED} if self.confined else set())
 
         @contextlib.asynccontextmanager
         async def workplace() -> AsyncIterator[Workplace]:
             lease = Lease(worker_id="worker-1", token=7)
             async with open_workplace(
-                self.out,
+                destination,
                 "job-1",
                 lease,
                 lambda: self.publication is not None,
                 confined=CONFINED in capabilities,
             ) as place:
-                scratch.append(place.scratch)
+                places.append(place)
                 yield place
 
         async def publish_all(files: Sequence[StagedFile], result: OperationResult) -> OperationResult:
-            self.publication = await publish(scratch[-1], files, result, self.guard)
+            place = places[-1]
+            self.publication = await publish(
+                destination, place.output, place.private, files, result, self.guard
+            )
             return result
 
         job = JobContext(
@@ -183,6 +189,7 @@ class Bench:
             parameters=parameters_of(declaration, spec.parameters),
             actions=selected_actions(declaration, spec.requested_actions),
             capabilities=capabilities,
+            site=self.site,
             report=self.report,
             workplace=workplace,
             publish=publish_all,

@@ -47,6 +47,7 @@ async def detect(
         last_heartbeat=dt.datetime.now(dt.UTC),
         capabilities={each.token: each.proven for each in findings} | dict.fromkeys(plugin_tokens, True),
         evidence={each.token: each.evidence for each in findings} | dict.fromkeys(plugin_tokens, "installed"),
+        advice={each.token: each.advice for each in findings if each.advice},
         pool=pool,
         version=__version__,
         execution_mode=host.execution_mode(),

@@ -156,7 +156,7 @@ def _unpack_by(opened: Callable[[Path], Any], packed: Path, target: Path) -> Non
 
 
 async def _unpack_with(tools: ToolRunner, argv: tuple[str, ...], packed: Path, target: Path) -> None:
-    order = [str(target), str(packed)] if argv[-1] == "-o" else [str(packed), str(target)]
+    order = [target.name, packed.name] if argv[-1] == "-o" else [packed.name, target.name]
     try:
         await tools.run([*argv, *order], allowance=Allowance(limits=UNPACKING))
     except OperationFailed as error:

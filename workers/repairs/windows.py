@@ -9,9 +9,10 @@ from typing import Final
 import msgspec
 
 from h2kbus.errors import ErrorCode, OperationFailed
-from workers.guest.attach import ApplianceNeeds, appliance_needs
+from workers.guest.attach import SYSTEM_PYTHON, ApplianceNeeds, appliance_needs
 from workers.guest.rescue import Rescue
 from workers.joblog import printable
+from workers.links import holding
 from workers.qemu import Disk
 from workers.sandbox import Allowance
 from workers.workplace import Workplace
@@ -65,16 +66,18 @@ async def convert_windows(place: Workplace, layer: Disk, *, accelerated: bool, o
         if match := _STAGE.match(line):
             on_stage(printable(match["words"])[:200])
 
-    argv = [PROGRAM, "-i", "disk", "-if", layer.driver, "--root", "single", str(layer.path)]
-    needs = await appliance_needs(place, layer, accelerated=accelerated)
-    output = await place.tools.run(
-        argv,
-        accept=(0, 1, 2),
-        on_output=hear,
-        timeout=SECONDS,
-        environment=_environment(place, needs, accelerated=accelerated),
-        allowance=_allowance(needs),
-    )
+    program = [PROGRAM, "-i", "disk", "-if", layer.driver, "--root", "single", layer.file]
+    needs = await appliance_needs(place, accelerated=accelerated)
+    with holding(place.scratch, SYSTEM_PYTHON) as hold:
+        output = await place.tools.run(
+            [*hold, *program],
+            accept=(0, 1, 2),
+            on_output=hear,
+            timeout=SECONDS,
+            environment=_environment(place, needs, accelerated=accelerated),
+            allowance=_allowance(needs),
+            pass_fds=layer.handed,
+        )
     if output.status:
         match = _ERROR.search(output.stderr)
         words = printable(match["words"])[:500] if match else output.last_words
@@ -99,7 +102,7 @@ def _environment(place: Workplace, needs: ApplianceNeeds, *, accelerated: bool) 
         **_from_worker(),
         **settings,
         "LIBGUESTFS_BACKEND": "direct",
-        "VIRT_V2V_TMPDIR": str(place.scratch),
+        "VIRT_V2V_TMPDIR": place.tools.seen_scratch,
     }
 
 
