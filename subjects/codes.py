@@ -20,6 +20,9 @@ class ErrorCode(enum.StrEnum):
     INVALID_SPEC = "INVALID_SPEC"
     INVALID_SUBJECT = "INVALID_SUBJECT"
     DUPLICATE_JOB = "DUPLICATE_JOB"
+    SIGNATURE_MISSING = "SIGNATURE_MISSING"
+    SIGNATURE_INVALID = "SIGNATURE_INVALID"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
     JOB_NOT_FOUND = "JOB_NOT_FOUND"
     JOB_FINISHED = "JOB_FINISHED"
     WORKER_NOT_FOUND = "WORKER_NOT_FOUND"
@@ -61,6 +64,7 @@ class ErrorCode(enum.StrEnum):
     BUS_FULL = "BUS_FULL"
     CONTRACT_CONFLICT = "CONTRACT_CONFLICT"
     PERMISSION_DENIED = "PERMISSION_DENIED"
+    TLS_FAILED = "TLS_FAILED"
     JETSTREAM_MISSING = "JETSTREAM_MISSING"
     NOT_PROVISIONED = "NOT_PROVISIONED"
     SERVER_TOO_OLD = "SERVER_TOO_OLD"
@@ -81,6 +85,9 @@ CODES: Mapping[ErrorCode, CodeInfo] = {
     ErrorCode.INVALID_SPEC: CodeInfo(False, "Correct the named field and submit the job again."),
     ErrorCode.INVALID_SUBJECT: CodeInfo(False, "Use only the characters that the message allows."),
     ErrorCode.DUPLICATE_JOB: CodeInfo(False, "Choose another job_id, or leave it out to get a new one."),
+    ErrorCode.SIGNATURE_MISSING: CodeInfo(False, "Submit it with --sign-key and a trusted key."),
+    ErrorCode.SIGNATURE_INVALID: CodeInfo(False, "Sign it anew, with a key that the workers trust."),
+    ErrorCode.QUOTA_EXCEEDED: CodeInfo(True, "Submit it again later; `h2kbus quota` shows what is allowed."),
     ErrorCode.JOB_NOT_FOUND: CodeInfo(False, "Check the id with `h2kbus ls`; finished jobs expire."),
     ErrorCode.JOB_FINISHED: CodeInfo(False, "Run it again as a new job with `h2kbus retry`."),
     ErrorCode.WORKER_NOT_FOUND: CodeInfo(False, "List the live workers with `h2kbus workers`."),
@@ -126,6 +133,9 @@ CODES: Mapping[ErrorCode, CodeInfo] = {
     ErrorCode.BUS_FULL: CodeInfo(True, "The server has no room left: free its disk or raise its limits."),
     ErrorCode.CONTRACT_CONFLICT: CodeInfo(False, "Another system owns that name: use another --root."),
     ErrorCode.PERMISSION_DENIED: CodeInfo(False, "Ask the bus's administrator for the role that this needs."),
+    ErrorCode.TLS_FAILED: CodeInfo(
+        False, "Give --tls-ca, --tls-cert and --tls-key as `h2kbus auth` made them, and a name from --host."
+    ),
     ErrorCode.JETSTREAM_MISSING: CodeInfo(False, "Start nats-server with JetStream: `nats-server -js`."),
     ErrorCode.NOT_PROVISIONED: CodeInfo(True, "Start `h2kbus scheduler` once: it creates the streams."),
     ErrorCode.SERVER_TOO_OLD: CodeInfo(False, "Upgrade nats-server to 2.12.12, 2.14.3 or newer."),

@@ -6,7 +6,6 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import anyio
 import msgspec
@@ -18,8 +17,9 @@ from subjects.lifecycle import is_granted, stop_cause
 from subjects.operations import OperationDeclaration, parameters_of, selected_actions
 from subjects.record import JobRecord
 from subjects.result import JobError, Metrics
-from subjects.spec import MAX_PARAMETER_DEPTH, JobSpec, is_deeper
+from subjects.spec import JobSpec
 from subjects.states import State
+from workers import bounds
 from workers.context import JobContext, OperationResult
 from workers.lease import HeldLease
 from workers.operations import load_runner
@@ -167,21 +167,17 @@ def _spec_of(record: JobRecord) -> JobSpec:
 def job_error(error: H2KBusError, lease: HeldLease) -> JobError:
     """An expected failure, as it stands in the job's result."""
     return JobError(
-        code=error.error_code, message=str(error), phase=_phase(lease), details=bounded(error.details)
+        code=error.error_code,
+        message=bounds.words(str(error)),
+        phase=_phase(lease),
+        details=bounds.facts(error.details),
     )
-
-
-def bounded(facts: dict[str, Any]) -> dict[str, Any]:
-    """What an operation says of itself, unless it is nested so deep that no reader would take the record."""
-    if is_deeper(facts, MAX_PARAMETER_DEPTH):
-        return {"dropped": f"nested deeper than {MAX_PARAMETER_DEPTH} levels"}
-    return facts
 
 
 def _defect(error: Exception, lease: HeldLease) -> JobError:
     return JobError(
         code=ErrorCode.INTERNAL,
-        message=f"{type(error).__name__}: {error}",
+        message=bounds.words(f"{type(error).__name__}: {error}"),
         phase=_phase(lease),
         stack_trace="".join(traceback.format_exception(error))[-8192:],
     )

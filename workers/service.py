@@ -31,6 +31,7 @@ from workers.profile import Detect, Profile
 from workers.pull import LanePuller
 from workers.registry import Registry
 from workers.site import ANYWHERE, Site
+from workers.trust import Trust
 
 log = logging.getLogger("h2kbus.worker")
 
@@ -43,7 +44,7 @@ class Worker:
     """Serves the lanes of one pool. `found` is what it advertises; its true capabilities route.
 
     With `detect` it looks again from time to time, and joins and leaves lanes accordingly. `site` is what
-    its jobs may reach on this host.
+    its jobs may reach on this host. With `trusted_keys` it executes only what one of them has signed.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Worker:
         reprobe_seconds: float = REPROBE_SECONDS,
         *,
         site: Site = ANYWHERE,
+        trusted_keys: frozenset[str] | None = None,
     ) -> None:
         self._connection = connection
         self._topology = topology
@@ -71,7 +73,10 @@ class Worker:
         self._cordoned = False
         self._settlement = Settlement(connection, topology)
         self._puller = LanePuller(connection, topology)
-        self._claims = Claims(connection, topology, self._describe, self._puller.stand_back, site)
+        trust = None
+        if trusted_keys is not None:
+            trust = Trust(keys=trusted_keys, root=topology.grammar.root, pool=found.pool)
+        self._claims = Claims(connection, topology, self._describe, self._puller.stand_back, site, trust)
         self._lanes = LaneWatch(connection, topology, found.pool, self._on_lanes)
         self._lanes.set_capabilities(self._profile.capabilities)
         self._orders = Orders(connection, topology, found.worker_id, self._on_order)

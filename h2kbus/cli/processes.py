@@ -2,13 +2,11 @@
 
 import contextlib
 import functools
-import logging
 import os
 import signal
-import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import anyio
 import msgspec
@@ -19,6 +17,7 @@ from h2kbus.cli.exits import say
 from h2kbus.cli.fleet import Capabilities, NoCapabilities, new_worker_id, read_switches
 from h2kbus.cli.loop import run as run_async
 from h2kbus.cli.output import print_json
+from h2kbus.cli.services import Drain, Service, serve, set_up_logging, while_connected
 from h2kbus.cli.submit import Plugins
 from h2kbus.cli.worker_options import (
     DEFAULT_GRACE,
@@ -31,22 +30,20 @@ from h2kbus.cli.worker_options import (
 )
 from h2kbus.client import Bus
 from h2kbus.client import connect as connect_client
-from h2kbus.connection import Connection, connect
+from h2kbus.connection import connect
 from h2kbus.embedded import DEFAULT_PORT, EmbeddedServer, default_data_dir, embedded_server
-from h2kbus.errors import BusUnreachable, JobFinished
+from h2kbus.errors import JobFinished
+from h2kbus.local_servers import announced
 from h2kbus.plugins import load_catalog
 from h2kbus.settings import ConnectionSettings
+from h2kbus.signing import read_public_keys
 from subjects.catalog import OperationCatalog
-from subjects.fleet import CONFINED, WorkerCapabilities
+from subjects.fleet import CONFINED, WorkerCapabilities, WorkerSecurity
 from subjects.grammar import Grammar
 from subjects.lease import LEASE_SECONDS, MIN_LEASE_SECONDS
 from subjects.record import JobRecord
 from subjects.spec import DEFAULT_POOL, JobSpec
 from subjects.topology import REPROBE_SECONDS, Topology
-
-Drain = Callable[[], None]
-Service = Callable[..., Coroutine[Any, Any, None]]
-"""Runs until drained; it tells its `task_status` how to drain it, once it is ready."""
 
 Lease = Annotated[
     float,
@@ -55,6 +52,13 @@ Lease = Annotated[
         max=3600,
         help="A job whose worker is silent for this long (seconds) is given out again.",
     ),
+]
+VerifyKeys = Annotated[
+    Path | None,
+    typer.Option(help="Execute only jobs that one of these public keys has signed; one on a line."),
+]
+OwnName = Annotated[
+    bool, typer.Option("--require-own-name", help="Refuse jobs that are requested_by somebody else.")
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Log more, to stderr.")]
 
@@ -111,6 +115,7 @@ def worker(
     require_confinement: Annotated[
         bool, typer.Option("--require-confinement", help="Do not start where tools cannot be confined.")
     ] = False,
+    verify_keys: VerifyKeys = None,
     image_root: ImageRoots = [],  # noqa: B006 - typer copies it
     output_root: OutputRoots = [],  # noqa: B006 - typer copies it
     operations: Plugins = [],  # noqa: B006 - typer copies it
@@ -129,6 +134,7 @@ def worker(
         switches=read_switches([*capability, *insisted], no_capability),
         max_disk_size_tb=max_disk_tb,
         reprobe_seconds=reprobe,
+        trusted_keys=read_public_keys(verify_keys) if verify_keys else None,
         image_roots=tuple(image_root),
         output_roots=tuple(output_root),
     )
@@ -141,6 +147,7 @@ def scheduler(
     operations: Plugins = [],  # noqa: B006 - typer copies it
     replicas: Annotated[int, typer.Option(min=1, max=5, help="Copies of each stream, on a cluster.")] = 1,
     lease: Lease = LEASE_SECONDS,
+    require_own_name: OwnName = False,
     verbose: Verbose = False,
 ) -> None:
     """Run one scheduler.
@@ -151,7 +158,7 @@ def scheduler(
     set_up_logging(verbose)
     settings = context.obj.settings("h2kbus-scheduler")
     topology = Topology(Grammar(settings.root), replicas, lease)
-    run_async(_scheduler, settings, load_catalog(operations), topology)
+    run_async(_scheduler, settings, load_catalog(operations), topology, require_own_name)
 
 
 async def run_once(spec: JobSpec, operations: Sequence[str]) -> JobRecord:
@@ -175,7 +182,7 @@ async def local_bus(data_dir: Path | None = None, *, operations: Sequence[str] =
     catalog, topology = load_catalog(operations), Topology(Grammar())
     profile = await _profile(catalog, WorkerOptions(slots=1), new_worker_id())
     async with embedded_server(data_dir, 0, sync_always=data_dir is not None) as server:
-        settings = ConnectionSettings(url=server.url)
+        settings = server.settings()
         async with connect_client(settings=settings) as bus, anyio.create_task_group() as group:
             await group.start(_serve_scheduler, settings, topology, catalog)
             await group.start(_serve_worker, settings, topology, catalog, profile, WorkerOptions(grace=0.0))
@@ -204,14 +211,15 @@ async def _up(
     profiles = [await _profile(catalog, options, new_worker_id()) for _ in range(workers)]
     async with embedded_server(place, port) as server, anyio.create_task_group() as watch:
         watch.start_soon(server.wait)
-        settings = ConnectionSettings(url=server.url, root=topology.grammar.root)
+        settings = server.settings(topology.grammar.root)
         services: list[Service] = [functools.partial(_serve_scheduler, settings, topology, catalog)]
         services += [
             functools.partial(_serve_worker, settings, topology, catalog, profile, options)
             for profile in profiles
         ]
         ids = [profile.worker_id for profile in profiles]
-        await serve(services, functools.partial(_announce, server, ids, as_json))
+        with announced(server.url, server.token, os.environ):
+            await serve(services, functools.partial(_announce, server, ids, as_json))
         watch.cancel_scope.cancel()
 
 
@@ -235,51 +243,27 @@ async def _worker(
     await serve([service], lambda: say(f"worker {worker_id} is ready; Ctrl-C drains it"))
 
 
-async def _scheduler(settings: ConnectionSettings, catalog: OperationCatalog, topology: Topology) -> None:
-    service = functools.partial(_serve_scheduler, settings, topology, catalog)
-    await serve([service], lambda: say("scheduler is ready; Ctrl-C drains it"))
-
-
-async def serve(services: Sequence[Service], announce: Callable[[], None]) -> None:
-    """Run services until a signal drains them; a second signal ends them at once."""
-    drains: list[Drain] = []
-    async with anyio.create_task_group() as outer:
-        await outer.start(_drain_on_signal, drains, len(services), outer.cancel_scope)
-        async with anyio.create_task_group() as group:
-            for service in services:
-                drain: Drain = await group.start(service)
-                drains.append(drain)
-            announce()
-        outer.cancel_scope.cancel()
-
-
-async def _drain_on_signal(
-    drains: list[Drain], expected: int, everything: anyio.CancelScope, *, task_status: TaskStatus[None]
+async def _scheduler(
+    settings: ConnectionSettings, catalog: OperationCatalog, topology: Topology, own_name: bool
 ) -> None:
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        task_status.started()
-        await anext(signals)
-        if len(drains) < expected:
-            everything.cancel()
-        say("draining; a second signal ends it at once")
-        for drain in drains:
-            drain()
-        await anext(signals)
-        everything.cancel()
+    service = functools.partial(_serve_scheduler, settings, topology, catalog, own_name)
+    await serve([service], lambda: say("scheduler is ready; Ctrl-C drains it"))
 
 
 async def _serve_scheduler(
     settings: ConnectionSettings,
     topology: Topology,
     catalog: OperationCatalog,
+    own_name: bool = False,
     *,
     task_status: TaskStatus[Drain],
 ) -> None:
     from scheduler.service import Scheduler
 
     name = f"scheduler-{new_worker_id()}"
-    async with connect(settings) as connection, _while_connected(connection):
-        await Scheduler(connection, topology, catalog, name).serve(task_status=task_status)
+    async with connect(settings) as connection, while_connected(connection):
+        service = Scheduler(connection, topology, catalog, name, own_name=own_name)
+        await service.serve(task_status=task_status)
 
 
 async def _serve_worker(
@@ -295,30 +279,23 @@ async def _serve_worker(
     from workers.service import Worker
 
     allow_many_files()
-    async with connect(settings) as connection, _while_connected(connection):
+    async with connect(settings) as connection, while_connected(connection):
         # What is not there any more ends a capability, not the worker: nothing is insisted on again. But
         # where tools must be confined they are to the end: then a probe that fails changes nothing.
         lasting = {token: on for token, on in options.switches.items() if token == CONFINED or not on}
         later = msgspec.structs.replace(options, switches=lasting)
         detect = functools.partial(_profile, catalog, later, profile.worker_id)
         worker = Worker(
-            connection, topology, catalog, profile, detect, options.reprobe_seconds, site=options.site
+            connection,
+            topology,
+            catalog,
+            profile,
+            detect,
+            options.reprobe_seconds,
+            site=options.site,
+            trusted_keys=options.trusted_keys,
         )
         await worker.serve(grace=options.grace, task_status=task_status)
-
-
-@contextlib.asynccontextmanager
-async def _while_connected(connection: Connection) -> AsyncIterator[None]:
-    """End what runs inside when the connection is closed for good, which reconnecting never does."""
-    async with anyio.create_task_group() as group:
-        group.start_soon(_fail_when_closed, connection)
-        yield
-        group.cancel_scope.cancel()
-
-
-async def _fail_when_closed(connection: Connection) -> None:
-    await connection.closed.wait()
-    raise BusUnreachable("the server closed the connection for good")
 
 
 async def _profile(catalog: OperationCatalog, options: WorkerOptions, worker_id: str) -> WorkerCapabilities:
@@ -334,15 +311,7 @@ async def _profile(catalog: OperationCatalog, options: WorkerOptions, worker_id:
         overrides=options.switches,
         max_disk_size_tb=options.max_disk_size_tb,
     )
-    return site.described(found)
-
-
-def set_up_logging(verbose: bool) -> None:
-    """Log to stderr, one line each; the NATS client's own chatter only when asked for."""
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
+    guard = msgspec.structs.replace(
+        found.security or WorkerSecurity(), verifies_signatures=options.trusted_keys is not None
     )
-    logging.getLogger("nats").setLevel(logging.DEBUG if verbose else logging.CRITICAL)
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    return msgspec.structs.replace(site.described(found), security=guard)

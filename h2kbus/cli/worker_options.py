@@ -49,6 +49,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     reprobe_seconds: float = REPROBE_SECONDS
     image_roots: tuple[Path, ...] = ()
     output_roots: tuple[Path, ...] = ()
+    trusted_keys: frozenset[str] | None = None
 
     @property
     def site(self) -> "Site":

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from h2kbus.cli.rate import Mark
 from h2kbus.client import Bus
 from h2kbus.fleet import LaneLoad
 from subjects.events import ProgressEvent, milestone
@@ -23,7 +24,7 @@ _RUNNING: Final = frozenset({State.ASSIGNED, State.RUNNING, State.PROGRESSING})
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
-    """One job that a worker holds. `rate` is in bytes a second, where the job says how far it is."""
+    """One job that a worker holds. `mark` is how far it was when it was heard of last, and how fast."""
 
     job_id: str
     worker_id: str = ""
@@ -32,36 +33,25 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     phase: str = ""
     message: str = ""
     percent: float = 0.0
-    bytes_done: int | None = None
-    rate: float | None = None
+    mark: Mark = msgspec.field(default_factory=lambda: Mark("", None, time.monotonic()))
     eta_seconds: float | None = None
-    heard: float = msgspec.field(default_factory=time.monotonic)
 
     def matches(self, words: str) -> bool:
         """Whether every word stands in its id, worker, operation or image."""
         text = f"{self.job_id} {self.worker_id} {self.operation} {self.image}".lower()
         return all(each in text for each in words.lower().split())
 
-    def told(self, event: ProgressEvent, now: float) -> "Running":
-        """The job after an event, which was heard at a monotonic moment."""
+    def told(self, event: ProgressEvent) -> "Running":
+        """The job after an event."""
         return msgspec.structs.replace(
             self,
             worker_id=event.worker_id or self.worker_id,
             phase=event.phase,
             message=event.message,
             percent=event.progress_percent,
-            bytes_done=event.bytes_done,
-            rate=self._rate(event, now),
+            mark=self.mark.moved(event),
             eta_seconds=event.eta_seconds,
-            heard=now,
         )
-
-    def _rate(self, event: ProgressEvent, now: float) -> float | None:
-        if event.bytes_done is None or self.bytes_done is None or event.phase != self.phase:
-            return None
-        if event.bytes_done <= self.bytes_done or now <= self.heard:
-            return self.rate
-        return (event.bytes_done - self.bytes_done) / (now - self.heard)
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -112,7 +102,7 @@ class Board:
                 self._describe(entry.record)
         now = time.monotonic()
         for job in list(self._running.values()):
-            if job.job_id not in held and now - job.heard > GONE_SECONDS:
+            if job.job_id not in held and now - job.mark.at > GONE_SECONDS:
                 del self._running[job.job_id]
 
     def _describe(self, record: JobRecord) -> None:
@@ -130,7 +120,7 @@ class Board:
             self.ended.appendleft(_end_of(event))
         elif event.state in _RUNNING:
             known = self._running.get(event.job_id, Running(job_id=event.job_id))
-            self._running[event.job_id] = known.told(event, time.monotonic())
+            self._running[event.job_id] = known.told(event)
         else:
             # It waits again: for another attempt, or for another worker.
             self._running.pop(event.job_id, None)
@@ -140,10 +130,7 @@ class Board:
         return {
             "lanes": self.lanes,
             "workers": self.workers,
-            "running": [
-                {field: getattr(job, field) for field in job.__struct_fields__ if field != "heard"}
-                for job in self._running.values()
-            ],
+            "running": list(self._running.values()),
         }
 
 

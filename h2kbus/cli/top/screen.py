@@ -10,13 +10,13 @@ from rich.text import Text
 
 from h2kbus.cli.fleet import in_words
 from h2kbus.cli.output import printable
+from h2kbus.cli.rate import in_bytes
 from h2kbus.cli.top.board import Board, Running
 from h2kbus.fleet import LaneLoad
 from subjects.fleet import WorkerCapabilities
 from subjects.states import State
 
 BAR_CELLS: Final = 16
-_MIB: Final = 1 << 20
 _HELP: Final = "q quit  ↑↓ choose  c cancel  / filter  ? help"
 _COLOURS: Final = {State.FAILED: "red", State.CANCELLED: "yellow", State.COMPLETED: "green"}
 _TITLE_ROWS: Final = 2
@@ -53,7 +53,7 @@ def _bar(percent: float) -> str:
 
 
 def _rate(job: Running) -> str:
-    return "-" if job.rate is None else f"{job.rate / _MIB:.0f} MiB/s"
+    return "-" if job.mark.rate is None else f"{in_bytes(job.mark.rate)}/s"
 
 
 LANES: Final = (
