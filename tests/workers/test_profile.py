@@ -62,8 +62,9 @@ async def test_worker_that_cannot_look_goes_on_with_what_it_found(bus: Bus, flee
 
 @pytest.mark.parametrize(("tokens", "times"), [(("qemu-img",), 1), (("qemu-img", CONFINED), 0)])
 async def test_worker_that_cannot_confine_its_tools_says_so_once(
-    fleet: Fleet, caplog: pytest.LogCaptureFixture, tokens: tuple[str, ...], times: int
+    bus: Bus, fleet: Fleet, caplog: pytest.LogCaptureFixture, tokens: tuple[str, ...], times: int
 ) -> None:
     await fleet.scheduler()
     await fleet.worker(tokens=tokens)
+    await seen(bus, bool)
     assert caplog.text.count("tools are not confined") == times
