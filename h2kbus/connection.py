@@ -7,7 +7,7 @@ by name goes through direct gets. No `nats` exception passes this module.
 import contextlib
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -39,7 +39,7 @@ from h2kbus.errors import (
     NotProvisioned,
     ServerUnfit,
 )
-from h2kbus.handshake import check_server, client_options, connect_error, is_hopeless, server_info
+from h2kbus.handshake import check_server, client_options, connect_error, is_hopeless
 from h2kbus.inbox import Inbox, MessageHandler, denial, raised, settled
 from h2kbus.settings import DEFAULT_API_PREFIX, ConnectionSettings
 
@@ -72,11 +72,6 @@ class Connection:
     @property
     def max_payload(self) -> int:
         return self.nats.max_payload
-
-    @property
-    def server_info(self) -> Mapping[str, Any]:
-        """What the server said of itself when it was connected to last (INFO of the client protocol)."""
-        return server_info(self.nats)
 
     @property
     def is_connected(self) -> bool:

@@ -12,6 +12,7 @@ import anyio
 from h2kbus.cli.doctor import SERVER_SECONDS, Check, Verdict
 from h2kbus.client import Bus, connect
 from h2kbus.errors import H2KBusError, NotProvisioned
+from h2kbus.handshake import server_info
 from h2kbus.settings import ConnectionSettings
 from subjects.fleet import WorkerCapabilities, WorkerSecurity
 from workers.capabilities import Tools
@@ -61,7 +62,7 @@ async def _bus(settings: ConnectionSettings) -> list[Check]:
     try:
         with anyio.fail_after(SERVER_SECONDS):
             async with connect(settings=settings) as bus:
-                checks = [*server_checks(settings, bus.connection.server_info), _sync_always()]
+                checks = [*server_checks(settings, server_info(bus.connection.nats)), _sync_always()]
                 return [*checks, *[await look(bus) for look in _LOOKS], *await _workers(bus)]
     except H2KBusError as error:
         return [Check(subject="bus", verdict="unknown", evidence=str(error), mend=error.advice)]
