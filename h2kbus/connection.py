@@ -1,7 +1,6 @@
 """The connection to NATS: bounded, self-healing, and the only place that knows the client's errors.
 
-Everything durable goes through `publish` (with the server's acknowledgement) and `api`; everything read
-by name goes through direct gets. No `nats` exception passes this module.
+Everything durable goes through `publish` and `api`, everything read by name through direct gets.
 """
 
 import contextlib
