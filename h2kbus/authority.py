@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import nkeys  # type: ignore[import-untyped] # the package of the NATS authors has no types
+import nkeys
 
 from h2kbus.accounts import User, accounts
 from h2kbus.certificates import Issued, is_due, issue, new_authority

@@ -1,7 +1,6 @@
 """The connection to NATS: bounded, self-healing, and the only place that knows the client's errors.
 
-Everything durable goes through `publish` (with the server's acknowledgement) and `api`; everything read
-by name goes through direct gets. No `nats` exception passes this module.
+Everything durable goes through `publish` and `api`, everything read by name through direct gets.
 """
 
 import contextlib
@@ -19,7 +18,17 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from h2kbus.answers import ApiError, Stored, error_of, found_in, outcome_of, sequence_of, status_of, stored
+from h2kbus.answers import (
+    Stored,
+    error_of,
+    found_in,
+    outcome_of,
+    problem_of,
+    reply_of,
+    sequence_of,
+    status_of,
+    stored,
+)
 from h2kbus.errors import (
     BusError,
     BusFull,
@@ -118,9 +127,8 @@ class Connection:
         )
         if not answer.data:
             raise ServerUnfit("the server runs without JetStream", code=ErrorCode.JETSTREAM_MISSING)
-        reply: dict[str, Any] = msgspec.json.decode(answer.data)
-        if "error" in reply:
-            problem = msgspec.convert(reply["error"], ApiError)
+        reply = reply_of(name, answer)
+        if problem := problem_of(name, reply):
             if problem.code == HTTPStatus.NOT_FOUND:
                 raise KeyError(name)
             raise error_of(problem, name)
@@ -331,7 +339,7 @@ class _MappedErrors:
     """The one place where the client's errors become ours."""
 
     def __enter__(self) -> None:
-        """Nothing to do; it has no state, so that one serves every request."""
+        """It has no state, so that one serves every request."""
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if isinstance(error, nats.errors.MaxPayloadError):

@@ -15,6 +15,7 @@
     │   ├── NotProvisioned      the server has no streams of ours yet
     │   ├── ContractConflict    a stream of ours exists with another shape
     │   ├── RevisionConflict    a compare-and-set lost its race
+    │   ├── QuotaExceeded       the submitter has as much on the bus as it may
     │   └── EmbeddedServerError the embedded nats-server cannot start
     ├── SettingsError           a setting is missing or makes no sense
     ├── JobNotFound             no record under this id
@@ -61,6 +62,7 @@ __all__ = [
     "NotProvisioned",
     "OperationFailed",
     "PermissionDenied",
+    "QuotaExceeded",
     "RevisionConflict",
     "ServerUnfit",
     "SettingsError",
@@ -134,6 +136,12 @@ class RevisionConflict(BusError):
     """Somebody else wrote the record after it was read."""
 
     code = ErrorCode.REVISION_CONFLICT
+
+
+class QuotaExceeded(BusError):
+    """A scheduler refused a command because of its submitter's quota; nothing of it is on the bus."""
+
+    code = ErrorCode.QUOTA_EXCEEDED
 
 
 class EmbeddedServerError(BusError):

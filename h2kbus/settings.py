@@ -7,7 +7,6 @@ other NATS tools read. An empty variable counts as unset. Nothing here reads the
 import getpass
 import math
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -19,13 +18,14 @@ from h2kbus.contexts import load_context
 from h2kbus.errors import SettingsError
 from h2kbus.local_servers import token_of
 from subjects.grammar import DEFAULT_ROOT, Grammar
+from subjects.identity import submitter_of
 from subjects.permissions import user_of
 
 DEFAULT_URL: Final = "nats://127.0.0.1:4222"
 DEFAULT_API_PREFIX: Final = "$JS.API"
 _SCHEMES: Final = ("nats", "tls", "ws", "wss")
 _SECRETS: Final = ("password", "token")
-_FILES: Final = ("creds", "nkey", "tls_ca", "tls_cert", "tls_key")
+_FILES: Final = ("creds", "nkey", "tls_ca", "tls_cert", "tls_key", "sign_key")
 _NATS_VARIABLES: Final = {
     "url": "NATS_URL",
     "creds": "NATS_CREDS",
@@ -42,6 +42,7 @@ _NATS_VARIABLES: Final = {
 class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where the bus is and who we are there. `url` may name several servers, separated by commas.
 
+    `sign_key` is the file of a seed that submitted jobs are signed with.
     `connect_timeout_seconds` bounds the first connection; later ones are tried for ever. Secrets are
     left out of the text form.
     """
@@ -55,6 +56,7 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
     tls_ca: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
+    sign_key: str | None = None
     inbox_prefix: str | None = None
     api_prefix: str = DEFAULT_API_PREFIX
     root: str = DEFAULT_ROOT
@@ -83,8 +85,11 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
 
         Whoever connects by a key is the one whose private inbox it is.
         """
-        name = self.user or user_of(self.inbox_prefix) or _local_user()
-        return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64] or "unknown"
+        return submitter_of(self.person())
+
+    def person(self) -> str:
+        """Who submits, as people write it."""
+        return self.user or user_of(self.inbox_prefix) or _local_user()
 
     def with_local_token(self, env: Mapping[str, str]) -> "ConnectionSettings":
         """The same with the token of `h2kbus up` on this machine, if nothing else says who we are."""
@@ -130,13 +135,21 @@ def _checked(settings: ConnectionSettings) -> ConnectionSettings:
         raise SettingsError("tls_cert and tls_key belong together: give both or none")
     for field in _FILES:
         path = getattr(settings, field)
-        if path and not os.access(path, os.R_OK):
+        if path and not _readable(path):
             raise SettingsError(f"{field}: {path} cannot be read")
     Grammar(settings.root)
     return msgspec.structs.replace(
         settings,
         **{each: str(Path(getattr(settings, each)).absolute()) for each in _FILES if getattr(settings, each)},
     )
+
+
+def _readable(path: str) -> bool:
+    try:
+        return os.access(path, os.R_OK)
+    except ValueError:
+        # A context may hold characters that no file's name can.
+        return False
 
 
 def _check_address(server: str) -> None:

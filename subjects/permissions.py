@@ -103,6 +103,7 @@ def _observer(topology: Topology, _name: str, _worker_id: str) -> Grants:
         topology.settings_bucket,
     )
     streams = (topology.jobs_stream, topology.progress_stream, topology.dead_stream)
+    artifacts = f"OBJ_{topology.artifacts_store}"
     return Grants(
         (
             # `doctor` asks whether all are there, and `watch` whether a command waits.
@@ -111,6 +112,9 @@ def _observer(topology: Topology, _name: str, _worker_id: str) -> Grants:
             f"$JS.API.CONSUMER.LIST.{topology.jobs_stream}",
             _read_one(topology.bucket_stream(topology.jobs_bucket), topology.record_subject("*")),
             *map(_read, (*map(topology.bucket_stream, buckets), *streams)),
+            # Logs and reports: their description by name, then their chunks.
+            _read(artifacts),
+            _read_one(artifacts, f"$O.{topology.artifacts_store}.M.*"),
         ),
         (topology.grammar.progress_of_all(),),
     )
@@ -119,12 +123,19 @@ def _observer(topology: Topology, _name: str, _worker_id: str) -> Grants:
 def _submitter(topology: Topology, name: str, worker_id: str) -> Grants:
     reading = _observer(topology, name, worker_id)
     commands = tuple(topology.grammar.commands(name, verb) for verb in Verb)
-    return Grants(commands + reading.publish, reading.subscribe)
+    locks = topology.bucket_stream(topology.locks_bucket)
+    refusals = (_read_one(locks, topology.refusal_subject(name)),)
+    return Grants(commands + refusals + reading.publish, reading.subscribe)
 
 
 def _operator(topology: Topology, name: str, worker_id: str) -> Grants:
     submitting = _submitter(topology, name, worker_id)
-    settings = (topology.order_subject("*"), topology.ceiling_subject(">"))
+    settings = (
+        topology.order_subject("*"),
+        topology.ceiling_subject(">"),
+        topology.quota_subject("*"),
+        topology.default_quota_subject,
+    )
     return Grants(settings + submitting.publish, submitting.subscribe)
 
 
@@ -173,6 +184,7 @@ def _scheduler(topology: Topology, _name: str, _worker_id: str) -> Grants:
             topology.record_subject("*"),
             topology.lock_subject("*"),
             topology.place_subject("*", "*"),
+            topology.refusal_subject("*"),
             f"$KV.{topology.lanes_bucket}.*.*.*",
             _read_one(read(topology.jobs_bucket), topology.record_subject("*")),
             _read_one(jobs, f"{root}.jobs.*.*.*.*"),

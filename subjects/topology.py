@@ -159,6 +159,16 @@ class Topology:
     def ceiling_subject(self, label: str) -> str:
         return f"$KV.{self.settings_bucket}.limit.{label}"
 
+    def quota_subject(self, submitter: str) -> str:
+        return f"$KV.{self.settings_bucket}.quota.of.{submitter}"
+
+    @property
+    def default_quota_subject(self) -> str:
+        return f"$KV.{self.settings_bucket}.quota.default"
+
+    def refusal_subject(self, submitter: str) -> str:
+        return f"$KV.{self.locks_bucket}.refused.{submitter}"
+
     def order_subject(self, worker_id: str) -> str:
         return f"$KV.{self.settings_bucket}.worker.{worker_id}"
 

@@ -12,6 +12,7 @@ from subjects.events import ProgressEvent, event_seq
 from subjects.operations import Phase
 from subjects.record import JobRecord, ProgressSummary
 from subjects.states import State
+from workers import bounds
 
 MIN_ETA_FRACTION: Final = 0.02
 """Below this share of the whole an estimate of the rest is noise."""
@@ -116,6 +117,7 @@ class ProgressReport:
         self._phase_began = now
 
     def _add(self, snapshot: Snapshot, *, replaces: bool) -> None:
+        snapshot = msgspec.structs.replace(snapshot, message=bounds.words(snapshot.message))
         same = self._unsent and self._unsent[-1].phase == snapshot.phase
         if replaces and same:
             self._unsent.pop()

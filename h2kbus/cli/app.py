@@ -14,10 +14,12 @@ from h2kbus.cli import (
     fleet,
     inspection,
     jobs,
+    keys,
     limits,
     machine,
     manual,
     processes,
+    quotas,
     setup,
     submit,
     top,
@@ -58,6 +60,9 @@ def shared(
     tls_ca: Annotated[str | None, typer.Option(help="Certificate authorities to trust (PEM).")] = None,
     tls_cert: Annotated[str | None, typer.Option(help="Client certificate (PEM).")] = None,
     tls_key: Annotated[str | None, typer.Option(help="Key of the client certificate (PEM).")] = None,
+    sign_key: Annotated[
+        str | None, typer.Option(help="File with an NKey seed that submitted jobs are signed with.")
+    ] = None,
     nats_context: Annotated[
         str | None, typer.Option("--context", help="NATS context, as `nats context ls` names it.")
     ] = None,
@@ -75,6 +80,7 @@ def shared(
         "tls_ca": tls_ca,
         "tls_cert": tls_cert,
         "tls_key": tls_key,
+        "sign_key": sign_key,
         "context": nats_context,
         "root": root,
     }
@@ -89,6 +95,8 @@ for module in (
     explanation,
     dead,
     fleet,
+    keys,
+    quotas,
     top,
     setup,
     backup,

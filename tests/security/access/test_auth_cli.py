@@ -13,8 +13,9 @@ from h2kbus.authority import Authority, Wanted
 from h2kbus.certificates import CERTIFICATE_DAYS, RENEW_DAYS
 from h2kbus.errors import SettingsError
 from subjects.permissions import Role
-from tests.conftest import Program, environment, wheel_server
+from tests.conftest import Program, environment
 from tests.security.access.conftest import Guarded, free_port
+from tests.servers import wheel_server
 
 pytestmark = pytest.mark.slow
 

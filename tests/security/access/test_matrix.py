@@ -49,6 +49,9 @@ SAY = {
     "$KV.h2k_locks.place.cell.0": SCHEDULER,
     "$KV.h2k_settings.worker.w1": OPERATOR,
     "$KV.h2k_settings.limit.source-host/esx-07": OPERATOR,
+    "$KV.h2k_settings.quota.of.bob": OPERATOR,
+    "$KV.h2k_settings.quota.default": OPERATOR,
+    "$KV.h2k_locks.refused.bob": SCHEDULER,
     # The object store of logs.
     "$O.h2k_artifacts.C.cell": WORKER,
     "$O.h2k_artifacts.M.cell": WORKER,
@@ -71,7 +74,10 @@ SAY = {
     "$JS.API.DIRECT.GET.H2K_PROGRESS": CLIENTS,
     "$JS.API.DIRECT.GET.H2K_DEAD": CLIENTS,
     "$JS.API.DIRECT.GET.H2K_COMMANDS": NOBODY,
-    "$JS.API.DIRECT.GET.OBJ_h2k_artifacts": NOBODY,
+    "$JS.API.DIRECT.GET.OBJ_h2k_artifacts": CLIENTS,
+    "$JS.API.DIRECT.GET.OBJ_h2k_artifacts.$O.h2k_artifacts.M.cell": CLIENTS,
+    "$JS.API.DIRECT.GET.KV_h2k_locks.$KV.h2k_locks.refused.{name}": SENDERS | {Role.SCHEDULER},
+    "$JS.API.DIRECT.GET.KV_h2k_locks.$KV.h2k_locks.refused.bob": SCHEDULER,
     # Consumers.
     "$JS.API.CONSUMER.MSG.NEXT.H2K_JOBS.default_any_5": WORKER,
     "$JS.API.CONSUMER.MSG.NEXT.H2K_COMMANDS.scheduler": SCHEDULER,
