@@ -1,4 +1,4 @@
-"""The connection to NATS: bounded, self-healing, and the only place that knows the client's errors.
+"""The connection to NATS: bounded and self-healing.
 
 Everything durable goes through `publish` and `api`, everything read by name through direct gets.
 """
@@ -29,10 +29,9 @@ from h2kbus.answers import (
     status_of,
     stored,
 )
+from h2kbus.client_errors import mapped_errors
 from h2kbus.errors import (
     BusError,
-    BusFull,
-    BusTimeout,
     BusUnreachable,
     ErrorCode,
     NotProvisioned,
@@ -333,21 +332,3 @@ async def connect(settings: ConnectionSettings) -> AsyncIterator[Connection]:
         yield connection
     finally:
         await connection.close()
-
-
-class _MappedErrors:
-    """The one place where the client's errors become ours."""
-
-    def __enter__(self) -> None:
-        """It has no state, so that one serves every request."""
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, nats.errors.MaxPayloadError):
-            raise BusFull("the message is larger than the server accepts") from None
-        if isinstance(error, (nats.errors.ConnectionClosedError, nats.errors.OutboundBufferLimitError)):
-            raise BusUnreachable(f"the connection is not there: {error}") from None
-        if isinstance(error, nats.errors.Error):
-            raise BusTimeout(f"the bus did not take the request: {error}") from None
-
-
-mapped_errors: Final = _MappedErrors()

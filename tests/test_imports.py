@@ -19,7 +19,8 @@ LONGEST_FUNCTION = 60
 NATS_IMPORTS = {
     "h2kbus.answers": "types the answers that it reads",
     "h2kbus.backup": "types the chunks of a stream",
-    "h2kbus.connection": "makes the client's connection and maps its errors",
+    "h2kbus.client_errors": "maps the client's errors",
+    "h2kbus.connection": "makes the client's connection",
     "h2kbus.handshake": "reads what the client learnt of the server",
     "h2kbus.inbox": "publishes requests over the client",
     "h2kbus.pull": "types the messages and the subscription of a pull",
