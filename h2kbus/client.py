@@ -33,6 +33,7 @@ from h2kbus.ids import new_job_id
 from h2kbus.limits import LimitUse, read_limits, set_ceiling
 from h2kbus.settings import ConnectionSettings
 from h2kbus.store import Entry, JobStore
+from h2kbus.telemetry import UNTRACED, Tracer, trace_headers
 from h2kbus.watch import RESYNC_SECONDS, EventFeed, next_within
 from subjects.codec import convert, encode
 from subjects.commands import CancelCommand, RetryCommand, Verb
@@ -55,12 +56,15 @@ SUBMIT_WINDOW: Final = 512
 class Bus:
     """A client's view of one fleet. Made by `h2kbus.connect`; safe to share between tasks."""
 
-    def __init__(self, connection: Connection, grammar: Grammar, submitter: str) -> None:
+    def __init__(
+        self, connection: Connection, grammar: Grammar, submitter: str, tracer: Tracer = UNTRACED
+    ) -> None:
         self.connection = connection
         self.grammar = grammar
         self.topology = Topology(grammar)
         self.store = JobStore(connection, self.topology)
         self.submitter = submitter
+        self.tracer = tracer
 
     async def submit(self, spec: JobSpec) -> str:
         """Hand a job to the bus and return its id, once the bus has stored it durably.
@@ -68,10 +72,7 @@ class Bus:
         Submitting the same job again under its id changes nothing. Raises InvalidMessage for a job that
         is too large; see `verdict` for the scheduler's word on it.
         """
-        job_id, subject, body = self._command(spec)
-        with contextlib.suppress(SubjectTaken):
-            # The same id waits for the scheduler already: `verdict` tells whether it is the same job.
-            await self.connection.publish(subject, body)
+        [job_id] = await self._submit_together([spec])
         return job_id
 
     async def submit_many(self, specs: Iterable[JobSpec]) -> AsyncIterator[str]:
@@ -214,9 +215,10 @@ class Bus:
                 f"job {job_id} is {record.state}; only a finished job can be retried", "$.state"
             )
         new_id = new_job_id()
-        await self.connection.publish(
-            self.grammar.command(self.submitter, Verb.RETRY, new_id), encode(RetryCommand(parent=job_id))
-        )
+        subject = self.grammar.command(self.submitter, Verb.RETRY, new_id)
+        with self.tracer.span("retry", job_id=new_id) as span:
+            headers = trace_headers(span.traceparent)
+            await self.connection.publish(subject, encode(RetryCommand(parent=job_id)), headers)
         return new_id
 
     async def jobs(
@@ -283,10 +285,18 @@ class Bus:
 
     async def _submit_together(self, specs: list[JobSpec]) -> list[str]:
         commands = [self._command(spec) for spec in specs]
-        outcomes = await self.connection.publish_together(*((subject, body) for _, subject, body in commands))
-        for outcome in outcomes:
-            if isinstance(outcome, BusError) and not isinstance(outcome, SubjectTaken):
-                raise outcome
+        with contextlib.ExitStack() as spans:
+            steps = [
+                spans.enter_context(self.tracer.span("submit", job_id=job_id)) for job_id, _, _ in commands
+            ]
+            outcomes = await self.connection.publish_together(
+                *((subject, body) for _, subject, body in commands),
+                headers=[trace_headers(each.traceparent) for each in steps],
+            )
+            for outcome in outcomes:
+                # The same id may wait for the scheduler already: `verdict` tells whether it is the same job.
+                if isinstance(outcome, BusError) and not isinstance(outcome, SubjectTaken):
+                    raise outcome
         return [job_id for job_id, _, _ in commands]
 
     async def _until_finished(self, job_id: str) -> None:
@@ -308,15 +318,20 @@ def _same_or_duplicate(entry: Entry, spec: JobSpec | None) -> Entry | DuplicateJ
 
 @contextlib.asynccontextmanager
 async def connect(
-    url: str | None = None, *, settings: ConnectionSettings | None = None, submitter: str | None = None
+    url: str | None = None,
+    *,
+    settings: ConnectionSettings | None = None,
+    submitter: str | None = None,
+    tracer: Tracer = UNTRACED,
 ) -> AsyncIterator[Bus]:
     """Connect to a bus.
 
-    `settings` says everything; `url` alone is enough for an open server. Raises BusUnreachable,
+    `settings` says everything; `url` alone is enough for an open server. `tracer` keeps a span of each
+    submission, with which the job's trace begins (see `h2kbus.tracing`). Raises BusUnreachable,
     PermissionDenied or ServerUnfit.
     """
     chosen = settings or ConnectionSettings()
     if url is not None:
         chosen = msgspec.structs.replace(chosen, url=url)
     async with connect_to_server(chosen) as connection:
-        yield Bus(connection, Grammar(chosen.root), submitter or chosen.submitter())
+        yield Bus(connection, Grammar(chosen.root), submitter or chosen.submitter(), tracer)

@@ -9,6 +9,7 @@ import contextlib
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from http import HTTPStatus
+from itertools import repeat
 from typing import Any, Final
 
 import anyio
@@ -77,13 +78,19 @@ class Connection:
             answer = await self.inbox.ask(subject, payload, headers, timeout=timeout)
         return sequence_of(subject, answer)
 
-    async def publish_together(self, *messages: tuple[str, bytes]) -> list[int | BusError]:
-        """Like `publish` for several messages in one round trip: each one's sequence, or its error."""
+    async def publish_together(
+        self, *messages: tuple[str, bytes], headers: Sequence[dict[str, str] | None] = ()
+    ) -> list[int | BusError]:
+        """Like `publish` for several messages in one round trip: each one's sequence, or its error.
+
+        `headers` are one for each message, or none at all.
+        """
         if not self.nats.is_connected:
             await self._reconnected(DEADLINE_SECONDS)
         with mapped_errors:
             answers = [
-                await self.inbox.begin(subject, body, timeout=DEADLINE_SECONDS) for subject, body in messages
+                await self.inbox.begin(subject, body, given, timeout=DEADLINE_SECONDS)
+                for (subject, body), given in zip(messages, headers or repeat(None), strict=False)
             ]
         return [
             outcome_of(subject, await settled(answer))

@@ -33,7 +33,7 @@ _EXPECTED_ENDS: Final = frozenset({"404", "408"})
 class Delivery(msgspec.Struct, frozen=True):
     """One message handed out by a consumer, and how to answer for it.
 
-    `times_delivered` is 1 for the first delivery, as the server counts.
+    `times_delivered` is 1 for the first delivery, as the server counts. `headers` are the sender's.
     """
 
     connection: Connection
@@ -42,6 +42,7 @@ class Delivery(msgspec.Struct, frozen=True):
     reply: str
     consumer: str
     times_delivered: int
+    headers: dict[str, str] | None = None
 
     async def ack(self) -> None:
         """Remove the message, confirmed. Only for what is settled: even a stale holder's ack removes it."""
@@ -176,5 +177,11 @@ def read_delivery(connection: Connection, message: Msg) -> Delivery:
     parts = message.reply.split(".")
     start = 2 if len(parts) == _SHORT_ACK else 4
     return Delivery(
-        connection, message.subject, message.data, message.reply, parts[start + 1], int(parts[start + 2])
+        connection,
+        message.subject,
+        message.data,
+        message.reply,
+        consumer=parts[start + 1],
+        times_delivered=int(parts[start + 2]),
+        headers=message.headers,
     )

@@ -19,6 +19,7 @@ from h2kbus.errors import (
 from h2kbus.journal import bury
 from h2kbus.pull import Delivery
 from h2kbus.store import Entry
+from h2kbus.telemetry import DeadLettered, moved, traceparent_of
 from scheduler.admission import Admission
 from scheduler.dispatch import Dispatch
 from scheduler.fleet import FleetView
@@ -59,6 +60,7 @@ class Intake:
         self._catalog = catalog
         self._fleet = fleet
         self._name = dispatch.name
+        self._telemetry = dispatch.telemetry
         self._handlers: dict[Verb, Callable[[CommandSubject, Delivery], Awaitable[None]]] = {
             Verb.SUBMIT: self._submit,
             Verb.CANCEL: self._cancel,
@@ -109,6 +111,7 @@ class Intake:
                 parent=parent,
                 waits=await self._hindrance(command.job_id, spec, demand),
             )
+            record = msgspec.structs.replace(record, traceparent=traceparent_of(delivery.headers))
             if record.state is State.QUEUED:
                 unserved = await self._fleet.unserved(demand)
                 record = pending(record, unserved, now=record.updated_at)
@@ -151,9 +154,12 @@ class Intake:
     async def _create(self, record: JobRecord) -> Entry:
         """Create the record, or read the one that is there already."""
         try:
-            return await self._store.create(record)
+            entry = await self._store.create(record)
         except RevisionConflict:
             return await self._store.get(record.job_id)
+        error = record.result.error if record.result else None
+        self._telemetry.observe(moved(record, error.code if error else ""))
+        return entry
 
     async def _refuse(
         self, command: CommandSubject, spec: JobSpec | None, error: InvalidMessage, delivery: Delivery
@@ -170,6 +176,10 @@ class Intake:
             now=dt.datetime.now(dt.UTC),
             by=self._name,
         )
+        trace = traceparent_of(delivery.headers)
+        record = msgspec.structs.replace(record, traceparent=trace)
+        with self._telemetry.tracer.span("refuse", trace, job_id=command.job_id) as span:
+            span.fail(problem.code)
         entry = await self._create(record)
         if entry.record == record or delivery.times_delivered > 1:
             await self._tell_end(entry)
@@ -206,6 +216,7 @@ class Intake:
 
     async def _bury_copy(self, delivery: Delivery, reason: str, message: str) -> None:
         await bury(self._connection, self._topology, delivery, reason=reason, message=message, by=self._name)
+        self._telemetry.observe(DeadLettered(reason))
 
 
 def read_spec(job_id: str, data: bytes) -> JobSpec:

@@ -15,6 +15,7 @@ from h2kbus.errors import BusError, InvalidMessage, RevisionConflict
 from h2kbus.journal import bury, publish_event
 from h2kbus.pull import Delivery
 from h2kbus.store import Entry, JobStore
+from h2kbus.telemetry import DeadLettered, Observer, moved, unobserved
 from subjects.codec import decode
 from subjects.events import milestone
 from subjects.fleet import WorkerCapabilities
@@ -71,8 +72,10 @@ class Claims:
         topology: Topology,
         describe: Callable[[], WorkerCapabilities],
         on_pass: Callable[[str], None],
+        observe: Observer = unobserved,
     ) -> None:
         """`describe` gives the worker's profile; `on_pass` hears of a consumer whose job was passed on."""
+        self._observe = observe
         self._connection = connection
         self._topology = topology
         self._store = JobStore(connection, topology)
@@ -147,6 +150,7 @@ class Claims:
             lease_seconds=lease_seconds,
         )
         held = await self._swap(record, entry.revision)
+        self._observe(moved(held.record))
         return HeldLease(self._connection, self._topology, self._store, held, delivery, since=since)
 
     async def _swap(self, record: JobRecord, revision: int) -> Entry:
@@ -167,6 +171,7 @@ class Claims:
         if decision is Decision.CANCEL and cause is not None:
             ended = stopped(entry.record, cause, now=now, by=self._worker_id)
             entry = await self._store.swap(ended, entry.revision)
+            self._observe(moved(ended, cause.code))
         await self._clear_away(entry.record)
         await self._tell_end(entry)
         await delivery.ack()
@@ -197,4 +202,5 @@ class Claims:
             message=words,
             by=self._worker_id,
         )
+        self._observe(DeadLettered("invalid-job"))
         await delivery.ack()

@@ -125,6 +125,7 @@ def _context(
         ) as place:
             scratch.append(place.scratch)
             lease.log_file = place.log.path
+            lease.tools = place.tools
             place.log.line(f"attempt {record.attempt} of {spec.operation} on {record.worker_id}")
             yield place
 

@@ -2,13 +2,11 @@
 
 import contextlib
 import functools
-import logging
 import os
 import signal
-import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import anyio
 import msgspec
@@ -19,14 +17,19 @@ from h2kbus.cli.exits import say
 from h2kbus.cli.fleet import Capabilities, NoCapabilities, new_worker_id, read_switches
 from h2kbus.cli.loop import run as run_async
 from h2kbus.cli.output import print_json
+from h2kbus.cli.services import Drain, Service, serve, while_connected
 from h2kbus.cli.submit import Plugins
+from h2kbus.cli.telemetry import Format, MetricsAddress, MetricsPort, Outlet, count_reconnects, telemetry
 from h2kbus.client import Bus
 from h2kbus.client import connect as connect_client
-from h2kbus.connection import Connection, connect
+from h2kbus.connection import connect
 from h2kbus.embedded import DEFAULT_PORT, EmbeddedServer, default_data_dir, embedded_server
-from h2kbus.errors import BusUnreachable, JobFinished
+from h2kbus.errors import JobFinished
+from h2kbus.logs import LogFormat, set_up_logging
 from h2kbus.plugins import load_catalog
+from h2kbus.scrape import DEFAULT_ADDRESS
 from h2kbus.settings import ConnectionSettings
+from h2kbus.telemetry import SILENT, Telemetry
 from subjects.catalog import OperationCatalog
 from subjects.fleet import WorkerCapabilities
 from subjects.grammar import Grammar
@@ -38,10 +41,6 @@ from subjects.topology import REPROBE_SECONDS, Topology
 MAX_SLOTS: Final = 10
 DEFAULT_SLOTS: Final = min(MAX_SLOTS, os.cpu_count() or 1)
 DEFAULT_GRACE: Final = 30.0
-
-Drain = Callable[[], None]
-Service = Callable[..., Coroutine[Any, Any, None]]
-"""Runs until drained; it tells its `task_status` how to drain it, once it is ready."""
 
 Slots = Annotated[int, typer.Option(min=1, max=MAX_SLOTS, help="Jobs at once, for each worker.")]
 Grace = Annotated[float, typer.Option(min=0, help="Seconds that running jobs get to end after Ctrl-C.")]
@@ -84,6 +83,9 @@ def up(
     grace: Grace = DEFAULT_GRACE,
     lease: Lease = LEASE_SECONDS,
     operations: Plugins = [],  # noqa: B006 - typer copies it
+    metrics_port: MetricsPort = None,
+    metrics_address: MetricsAddress = DEFAULT_ADDRESS,
+    log_format: Format = LogFormat.CONSOLE,
     verbose: Verbose = False,
 ) -> None:
     """Run a whole bus on this machine.
@@ -91,11 +93,14 @@ def up(
     Server, scheduler and workers, until Ctrl-C. Then the workers drain: they take no more jobs and
     finish those that run. A second Ctrl-C ends it.
     """
-    set_up_logging(verbose)
+    set_up_logging(log_format, verbose=verbose)
     options = WorkerOptions(slots=slots, grace=grace)
+    outlet = Outlet(metrics_port, metrics_address)
     place = data_dir or default_data_dir(os.environ)
     topology = Topology(Grammar(context.obj.settings().root), lease_seconds=lease)
-    run_async(_up, place, port, workers, topology, load_catalog(operations), options, context.obj.json)
+    run_async(
+        _up, place, port, workers, topology, load_catalog(operations), options, outlet, context.obj.json
+    )
 
 
 def worker(
@@ -113,13 +118,16 @@ def worker(
         float, typer.Option(min=10, help="Seconds after which capabilities are probed again.")
     ] = REPROBE_SECONDS,
     operations: Plugins = [],  # noqa: B006 - typer copies it
+    metrics_port: MetricsPort = None,
+    metrics_address: MetricsAddress = DEFAULT_ADDRESS,
+    log_format: Format = LogFormat.CONSOLE,
     verbose: Verbose = False,
 ) -> None:
     """Run one worker.
 
     It pulls the jobs that this machine can do. SIGTERM or Ctrl-C drains it; a second one ends it.
     """
-    set_up_logging(verbose)
+    set_up_logging(log_format, verbose=verbose)
     options = WorkerOptions(
         pool=pool,
         slots=slots,
@@ -129,7 +137,8 @@ def worker(
         reprobe_seconds=reprobe,
     )
     settings = context.obj.settings("h2kbus-worker")
-    run_async(_worker, settings, load_catalog(operations), options, worker_id or new_worker_id())
+    outlet = Outlet(metrics_port, metrics_address)
+    run_async(_worker, settings, load_catalog(operations), options, outlet, worker_id or new_worker_id())
 
 
 def scheduler(
@@ -137,6 +146,9 @@ def scheduler(
     operations: Plugins = [],  # noqa: B006 - typer copies it
     replicas: Annotated[int, typer.Option(min=1, max=5, help="Copies of each stream, on a cluster.")] = 1,
     lease: Lease = LEASE_SECONDS,
+    metrics_port: MetricsPort = None,
+    metrics_address: MetricsAddress = DEFAULT_ADDRESS,
+    log_format: Format = LogFormat.CONSOLE,
     verbose: Verbose = False,
 ) -> None:
     """Run one scheduler.
@@ -144,10 +156,11 @@ def scheduler(
     It reads commands, publishes jobs to their lanes and takes them back from lost workers. Any number may
     run side by side; give all of them the same --lease.
     """
-    set_up_logging(verbose)
+    set_up_logging(log_format, verbose=verbose)
     settings = context.obj.settings("h2kbus-scheduler")
     topology = Topology(Grammar(settings.root), replicas, lease)
-    run_async(_scheduler, settings, load_catalog(operations), topology)
+    outlet = Outlet(metrics_port, metrics_address)
+    run_async(_scheduler, settings, load_catalog(operations), topology, outlet)
 
 
 async def run_once(spec: JobSpec, operations: Sequence[str]) -> JobRecord:
@@ -195,15 +208,20 @@ async def _up(
     topology: Topology,
     catalog: OperationCatalog,
     options: WorkerOptions,
+    outlet: Outlet,
     as_json: bool,
 ) -> None:
     profiles = [await _profile(catalog, options, new_worker_id()) for _ in range(workers)]
-    async with embedded_server(place, port) as server, anyio.create_task_group() as watch:
+    async with (
+        telemetry(outlet, catalog, "h2kbus-up") as told,
+        embedded_server(place, port) as server,
+        anyio.create_task_group() as watch,
+    ):
         watch.start_soon(server.wait)
         settings = ConnectionSettings(url=server.url, root=topology.grammar.root)
-        services: list[Service] = [functools.partial(_serve_scheduler, settings, topology, catalog)]
+        services: list[Service] = [functools.partial(_serve_scheduler, settings, topology, catalog, told)]
         services += [
-            functools.partial(_serve_worker, settings, topology, catalog, profile, options)
+            functools.partial(_serve_worker, settings, topology, catalog, profile, options, told)
             for profile in profiles
         ]
         ids = [profile.worker_id for profile in profiles]
@@ -223,59 +241,42 @@ def _announce(server: EmbeddedServer, ids: list[str], as_json: bool) -> None:
 
 
 async def _worker(
-    settings: ConnectionSettings, catalog: OperationCatalog, options: WorkerOptions, worker_id: str
+    settings: ConnectionSettings,
+    catalog: OperationCatalog,
+    options: WorkerOptions,
+    outlet: Outlet,
+    worker_id: str,
 ) -> None:
     profile = await _profile(catalog, options, worker_id)
     topology = Topology(Grammar(settings.root))
-    service = functools.partial(_serve_worker, settings, topology, catalog, profile, options)
-    await serve([service], lambda: say(f"worker {worker_id} is ready; Ctrl-C drains it"))
+    async with telemetry(outlet, catalog, settings.name) as told:
+        service = functools.partial(_serve_worker, settings, topology, catalog, profile, options, told)
+        await serve([service], lambda: say(f"worker {worker_id} is ready; Ctrl-C drains it"))
 
 
-async def _scheduler(settings: ConnectionSettings, catalog: OperationCatalog, topology: Topology) -> None:
-    service = functools.partial(_serve_scheduler, settings, topology, catalog)
-    await serve([service], lambda: say("scheduler is ready; Ctrl-C drains it"))
-
-
-async def serve(services: Sequence[Service], announce: Callable[[], None]) -> None:
-    """Run services until a signal drains them; a second signal ends them at once."""
-    drains: list[Drain] = []
-    async with anyio.create_task_group() as outer:
-        await outer.start(_drain_on_signal, drains, len(services), outer.cancel_scope)
-        async with anyio.create_task_group() as group:
-            for service in services:
-                drain: Drain = await group.start(service)
-                drains.append(drain)
-            announce()
-        outer.cancel_scope.cancel()
-
-
-async def _drain_on_signal(
-    drains: list[Drain], expected: int, everything: anyio.CancelScope, *, task_status: TaskStatus[None]
+async def _scheduler(
+    settings: ConnectionSettings, catalog: OperationCatalog, topology: Topology, outlet: Outlet
 ) -> None:
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        task_status.started()
-        await anext(signals)
-        if len(drains) < expected:
-            everything.cancel()
-        say("draining; a second signal ends it at once")
-        for drain in drains:
-            drain()
-        await anext(signals)
-        everything.cancel()
+    async with telemetry(outlet, catalog, settings.name) as told:
+        service = functools.partial(_serve_scheduler, settings, topology, catalog, told)
+        await serve([service], lambda: say("scheduler is ready; Ctrl-C drains it"))
 
 
 async def _serve_scheduler(
     settings: ConnectionSettings,
     topology: Topology,
     catalog: OperationCatalog,
+    told: Telemetry = SILENT,
     *,
     task_status: TaskStatus[Drain],
 ) -> None:
     from scheduler.service import Scheduler
 
     name = f"scheduler-{new_worker_id()}"
-    async with connect(settings) as connection, _while_connected(connection):
-        await Scheduler(connection, topology, catalog, name).serve(task_status=task_status)
+    async with connect(settings) as connection, while_connected(connection):
+        count_reconnects(connection, told.observe)
+        service = Scheduler(connection, topology, catalog, name, telemetry=told)
+        await service.serve(task_status=task_status)
 
 
 async def _serve_worker(
@@ -284,32 +285,22 @@ async def _serve_worker(
     catalog: OperationCatalog,
     profile: WorkerCapabilities,
     options: WorkerOptions,
+    told: Telemetry = SILENT,
     *,
     task_status: TaskStatus[Drain],
 ) -> None:
     from workers.service import Worker
 
-    async with connect(settings) as connection, _while_connected(connection):
+    async with connect(settings) as connection, while_connected(connection):
+        count_reconnects(connection, told.observe)
         # What is not there any more ends a capability, not the worker: nothing is insisted on again.
         switched_off = {token: False for token, wanted in options.switches.items() if not wanted}
         later = msgspec.structs.replace(options, switches=switched_off)
         detect = functools.partial(_profile, catalog, later, profile.worker_id)
-        worker = Worker(connection, topology, catalog, profile, detect, options.reprobe_seconds)
+        worker = Worker(
+            connection, topology, catalog, profile, detect, options.reprobe_seconds, telemetry=told
+        )
         await worker.serve(grace=options.grace, task_status=task_status)
-
-
-@contextlib.asynccontextmanager
-async def _while_connected(connection: Connection) -> AsyncIterator[None]:
-    """End what runs inside when the connection is closed for good, which reconnecting never does."""
-    async with anyio.create_task_group() as group:
-        group.start_soon(_fail_when_closed, connection)
-        yield
-        group.cancel_scope.cancel()
-
-
-async def _fail_when_closed(connection: Connection) -> None:
-    await connection.closed.wait()
-    raise BusUnreachable("the server closed the connection for good")
 
 
 async def _profile(catalog: OperationCatalog, options: WorkerOptions, worker_id: str) -> WorkerCapabilities:
@@ -324,14 +315,3 @@ async def _profile(catalog: OperationCatalog, options: WorkerOptions, worker_id:
         overrides=options.switches,
         max_disk_size_tb=options.max_disk_size_tb,
     )
-
-
-def set_up_logging(verbose: bool) -> None:
-    """Log to stderr, one line each; the NATS client's own chatter only when asked for."""
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    logging.getLogger("nats").setLevel(logging.DEBUG if verbose else logging.CRITICAL)
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
