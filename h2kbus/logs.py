@@ -17,7 +17,7 @@ from typing import Any, Final
 
 _BOUND: Final[ContextVar[Mapping[str, str | int]]] = ContextVar("h2kbus_log_fields")
 _NOTHING: Final[Mapping[str, str | int]] = {}
-_CREDENTIALS: Final = re.compile(r"(?<=://)[^/@\s]+@")
+_CREDENTIALS: Final = re.compile(r"(?<=://)[^/,\s]+@")
 _TRACE_ID: Final = slice(3, 35)
 
 log = logging.getLogger("h2kbus")

@@ -16,6 +16,7 @@ from prometheus_client import (
     GCCollector,
     Histogram,
     ProcessCollector,
+    disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -51,6 +52,8 @@ FORGOTTEN_SECONDS: Final = 60.0
 _SECONDS: Final = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14_400, 43_200)
 _ROUND_SECONDS: Final = (0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60)
 _VERBS: Final = frozenset(Verb)
+_REASONS: Final = ("invalid-command", "invalid-spec", "duplicate-id", "no-such-job", "invalid-job")
+_QUEUES: Final = ("commands", "jobs")
 
 
 class FleetCollector(Collector):
@@ -141,6 +144,8 @@ class Metrics:
     """All metrics of one process; an instance is an observer. `operations` are those it knows by name."""
 
     def __init__(self, operations: Iterable[str]) -> None:
+        # They would double the number of series, and Prometheus reads nothing of them.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.fleet = FleetCollector()
         self._operations = frozenset(sorted(operations)[:MOST_OPERATIONS])
@@ -148,6 +153,7 @@ class Metrics:
         self._define_counters()
         self._define_times()
         self._define_worker()
+        self._begin_at_zero()
         for collector in (self.fleet, ProcessCollector(registry=None)):
             self.registry.register(collector)
         GCCollector(registry=self.registry)
@@ -241,6 +247,15 @@ class Metrics:
             labels,
             registry=registry,
         )
+
+    def _begin_at_zero(self) -> None:
+        """A counter that begins at 1 has not grown, as Prometheus sees it: what alerts ask for is there."""
+        for reason in _REASONS:
+            self._dead_letters.labels(reason)
+        for queue in _QUEUES:
+            self._redeliveries.labels(queue)
+        for operation in self._operations:
+            self._lease_losses.labels(operation)
 
     def _known(self, operation: str) -> str:
         return operation if operation in self._operations else OTHER

@@ -26,6 +26,7 @@ from h2kbus.connection import Connection, connect
 from h2kbus.embedded import server_binary
 from h2kbus.plugins import load_catalog
 from h2kbus.settings import ConnectionSettings
+from h2kbus.telemetry import SILENT
 from scheduler.service import Scheduler
 from subjects.fleet import WorkerCapabilities
 from subjects.grammar import Grammar
@@ -157,6 +158,7 @@ class Fleet:
         self.settings = settings
         self.topology = Topology(Grammar(settings.root))
         self.catalog = load_catalog([REHEARSE])
+        self.told = SILENT
         self.connections: dict[str, Connection] = {}
         self._group = group
         self._stack = stack
@@ -167,7 +169,7 @@ class Fleet:
         """Start a scheduler; returns the call that drains it."""
         connection = await self._stack.enter_async_context(connect(self.settings))
         topology = Topology(self.topology.grammar, lease_seconds=lease_seconds)
-        service = Scheduler(connection, topology, self.catalog, name)
+        service = Scheduler(connection, topology, self.catalog, name, telemetry=self.told)
         drain: Callable[[], None] = await self._group.start(service.serve)
         return drain
 
@@ -186,7 +188,9 @@ class Fleet:
         connection = await self._stack.enter_async_context(connect(self.settings))
         self.connections[worker_id] = connection
         described = worker_profile(worker_id, slots=slots, tokens=tokens, **profile)
-        service = Worker(connection, self.topology, self.catalog, described, detect, reprobe_seconds)
+        service = Worker(
+            connection, self.topology, self.catalog, described, detect, reprobe_seconds, telemetry=self.told
+        )
         drain: Callable[[], None] = await self._group.start(functools.partial(service.serve, grace=grace))
         return drain
 
