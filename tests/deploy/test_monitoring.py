@@ -1,6 +1,7 @@
 """The alert rules and the dashboard: valid, tested, and of metrics that exist and are documented."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ DASHBOARD: Final = REPOSITORY / "deploy" / "grafana" / "h2kbus.json"
 DOCUMENTED: Final = set(
     re.findall(r"^\| `(h2kbus_\w+)", (REPOSITORY / "docs" / "metrics.md").read_text(), re.MULTILINE)
 )
-PROMTOOL: Final = shutil.which("promtool", path=f"{REPOSITORY}/.venv/bin:/usr/bin:/usr/local/bin")
+PROMTOOL: Final = shutil.which("promtool", path=f"{REPOSITORY}/.venv/bin:{os.environ['PATH']}")
 
 
 def promtool(*words: object) -> str:
