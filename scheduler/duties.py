@@ -196,7 +196,7 @@ class Duties:
         record = taken_back(entry.record, error, now=dt.datetime.now(dt.UTC), by=self._name)
         log.warning("job %s: %s: now %s", record.job_id, error.message, record.state)
         taken = await self._store.swap(record, entry.revision)
-        self._observe(moved(record, error.code))
+        self._observe(moved(record, record.errors[-1].code))
         if record.state.terminal:
             await self._dispatch.tell(taken)
             await self._dispatch.put_in_lane(taken)
