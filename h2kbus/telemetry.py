@@ -48,10 +48,13 @@ class LeaseLost(msgspec.Struct, frozen=True):
 
 
 class CommandAnswered(msgspec.Struct, frozen=True):
-    """A scheduler is done with one delivery of a command; a deferred one comes again."""
+    """A scheduler is done with one delivery of a command.
+
+    A deferred one comes again; a refused one was more than its submitter's quota allows.
+    """
 
     verb: str
-    outcome: Literal["handled", "deferred"]
+    outcome: Literal["handled", "deferred", "refused"]
 
 
 class DeadLettered(msgspec.Struct, frozen=True):

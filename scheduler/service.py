@@ -14,7 +14,7 @@ from anyio.abc import TaskStatus
 
 from h2kbus.connection import Connection
 from h2kbus.crew import Crew
-from h2kbus.errors import BusError, H2KBusError
+from h2kbus.errors import BusError, ErrorCode, H2KBusError
 from h2kbus.logs import bound
 from h2kbus.provision import provision
 from h2kbus.pull import Delivery, PullInbox, PullRequest
@@ -33,6 +33,7 @@ from scheduler.census import Census
 from scheduler.dispatch import Dispatch
 from scheduler.duties import Duties
 from scheduler.fleet import FleetView
+from scheduler.gate import Gate
 from scheduler.intake import Intake
 from scheduler.lanes import LaneRegistry
 from scheduler.limits import Limits
@@ -52,7 +53,7 @@ MAKES_JOBS: Final = frozenset({Verb.SUBMIT, Verb.RETRY})
 
 
 class Scheduler:
-    """Serves one fleet until told to drain."""
+    """Serves one fleet until told to drain. With `own_name` it takes jobs in the submitter's name only."""
 
     def __init__(
         self,
@@ -61,6 +62,7 @@ class Scheduler:
         catalog: OperationCatalog,
         name: str,
         *,
+        own_name: bool = False,
         telemetry: Telemetry = SILENT,
     ) -> None:
         self._connection = connection
@@ -72,7 +74,8 @@ class Scheduler:
         locks = ImageLocks(connection, topology, store, catalog)
         admission = Admission(locks, Limits(connection, topology, store), fleet)
         self._lanes = LaneRegistry(connection, topology)
-        self._intake = Intake(dispatch, self._lanes, admission, fleet, catalog)
+        self._gate = Gate(connection, topology, store, name)
+        self._intake = Intake(dispatch, self._lanes, admission, fleet, catalog, self._gate, own_name=own_name)
         self._duties = Duties(dispatch, admission, fleet)
         self._mending = Mending(connection, topology, self._lanes)
         self._census = Census(connection, topology, store, telemetry.observe)
@@ -87,9 +90,12 @@ class Scheduler:
         """
         await provision(self._connection, self._topology)
         await self._lanes.load()
+        # What submitters have is known before the first command is read.
+        await self._gate.refresh()
         async with anyio.create_task_group() as background:
             background.start_soon(self._duties.run)
             background.start_soon(self._mending.run)
+            background.start_soon(self._gate.run)
             if self._telemetry.is_observed:
                 background.start_soon(self._census.run)
             await self._serve_commands(task_status)
@@ -137,7 +143,7 @@ class Scheduler:
             self._telemetry.observe(Redelivered("commands"))
         with slot, bound(job_id=job_id):
             try:
-                await self._answer(delivery, verb, job_id)
+                taken = await self._answer(delivery, verb, job_id)
             except H2KBusError as error:
                 log.warning("%s will be tried again: %s (%s)", delivery.subject, error, error.error_code)
                 await self._again(delivery, verb)
@@ -145,17 +151,19 @@ class Scheduler:
                 log.exception("%s met a defect; it will be tried again", delivery.subject)
                 await self._again(delivery, verb)
             else:
-                self._telemetry.observe(CommandAnswered(verb, "handled"))
+                self._telemetry.observe(CommandAnswered(verb, "handled" if taken else "refused"))
 
-    async def _answer(self, delivery: Delivery, verb: str, job_id: str) -> None:
+    async def _answer(self, delivery: Delivery, verb: str, job_id: str) -> bool:
         """What makes a job is a step of its trace, from which the job's record goes on."""
         if verb not in MAKES_JOBS:
-            await self._intake.handle(delivery)
-            return
+            return await self._intake.handle(delivery)
         parent = traceparent_of(delivery.headers)
         with self._telemetry.tracer.span("intake", parent, verb=verb, job_id=job_id) as span:
             headers = trace_headers(span.traceparent)
-            await self._intake.handle(msgspec.structs.replace(delivery, headers=headers))
+            taken = await self._intake.handle(msgspec.structs.replace(delivery, headers=headers))
+            if not taken:
+                span.fail(ErrorCode.QUOTA_EXCEEDED)
+        return taken
 
     async def _again(self, delivery: Delivery, verb: str) -> None:
         self._telemetry.observe(CommandAnswered(verb, "deferred"))

@@ -33,8 +33,8 @@ from subjects.grammar import Grammar
 from subjects.lease import LEASE_SECONDS
 from subjects.operations import plugin_token
 from subjects.spec import ArtifactPolicy, Audit, ExecutionPolicy, ImageSpec, JobSpec
-from subjects.topology import REPROBE_SECONDS, Topology
-from workers.profile import Detect
+from subjects.topology import Topology
+from workers.profile import Probes
 from workers.service import Worker
 
 REPOSITORY = Path(__file__).parent.parent
@@ -164,12 +164,17 @@ class Fleet:
         self._stack = stack
 
     async def scheduler(
-        self, name: str = "scheduler-1", *, lease_seconds: float = LEASE_SECONDS
+        self,
+        name: str = "scheduler-1",
+        *,
+        lease_seconds: float = LEASE_SECONDS,
+        replicas: int = 1,
+        own_name: bool = False,
     ) -> Callable[[], None]:
         """Start a scheduler; returns the call that drains it."""
         connection = await self._stack.enter_async_context(connect(self.settings))
-        topology = Topology(self.topology.grammar, lease_seconds=lease_seconds)
-        service = Scheduler(connection, topology, self.catalog, name, telemetry=self.told)
+        topology = Topology(self.topology.grammar, replicas, lease_seconds)
+        service = Scheduler(connection, topology, self.catalog, name, own_name=own_name, telemetry=self.told)
         drain: Callable[[], None] = await self._group.start(service.serve)
         return drain
 
@@ -180,17 +185,16 @@ class Fleet:
         slots: int = 2,
         tokens: Sequence[str] = ("qemu-img", plugin_token("rehearse")),
         grace: float = 0.0,
-        detect: Detect | None = None,
-        reprobe_seconds: float = REPROBE_SECONDS,
+        probes: Probes | None = None,
+        trusted_keys: frozenset[str] | None = None,
         **profile: Any,
     ) -> Callable[[], None]:
         """Start a worker with these capabilities; returns the call that drains it."""
         connection = await self._stack.enter_async_context(connect(self.settings))
         self.connections[worker_id] = connection
         described = worker_profile(worker_id, slots=slots, tokens=tokens, **profile)
-        service = Worker(
-            connection, self.topology, self.catalog, described, detect, reprobe_seconds, telemetry=self.told
-        )
+        bus = (connection, self.topology, self.catalog)
+        service = Worker(*bus, described, probes, trusted_keys=trusted_keys, telemetry=self.told)
         drain: Callable[[], None] = await self._group.start(functools.partial(service.serve, grace=grace))
         return drain
 

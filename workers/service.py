@@ -22,18 +22,20 @@ from subjects.catalog import OperationCatalog
 from subjects.codec import encode
 from subjects.events import milestone
 from subjects.fleet import WorkerCapabilities, WorkerOrder
-from subjects.topology import REPROBE_SECONDS, Topology
+from subjects.topology import Topology
 from workers.artifacts import upload_log
 from workers.claim import Claims
 from workers.complete import Settlement
-from workers.execute import execute
+from workers.execute import Means, execute
 from workers.lanes import LaneWatch
 from workers.lease import HeldLease, LeaseKeeper
 from workers.orders import Orders
-from workers.profile import Detect, Profile
+from workers.profile import Probes, Profile
 from workers.pull import LanePuller
 from workers.registry import Registry
+from workers.site import ANYWHERE, Site
 from workers.trace import add_steps, attempt_span, settle_span
+from workers.trust import Trust
 
 log = logging.getLogger("h2kbus.worker")
 
@@ -45,7 +47,8 @@ GATHER_SECONDS: Final = 0.002
 class Worker:
     """Serves the lanes of one pool. `found` is what it advertises; its true capabilities route.
 
-    With `detect` it looks again from time to time, and joins and leaves lanes accordingly.
+    With `probes` it looks again from time to time, and joins and leaves lanes accordingly. `site` is what
+    its jobs may reach on this host. With `trusted_keys` it executes only what one of them has signed.
     """
 
     def __init__(
@@ -54,16 +57,18 @@ class Worker:
         topology: Topology,
         catalog: OperationCatalog,
         found: WorkerCapabilities,
-        detect: Detect | None = None,
-        reprobe_seconds: float = REPROBE_SECONDS,
+        probes: Probes | None = None,
         *,
+        site: Site = ANYWHERE,
+        trusted_keys: frozenset[str] | None = None,
         telemetry: Telemetry = SILENT,
     ) -> None:
         self._telemetry = telemetry
         self._connection = connection
         self._topology = topology
         self._catalog = catalog
-        self._profile = Profile(found, detect, self._on_capabilities, reprobe_seconds)
+        self._site = site
+        self._profile = Profile(found, probes, self._on_capabilities)
         self._worker_id = found.worker_id
         self._slots = Slots(found.max_concurrent_jobs)
         # A job whose end is being told has given back its slot already.
@@ -73,8 +78,13 @@ class Worker:
         self._cordoned = False
         self._settlement = Settlement(connection, topology, telemetry.observe)
         self._puller = LanePuller(connection, topology)
+        trust = None
+        if trusted_keys is not None:
+            trust = Trust(keys=trusted_keys, root=topology.grammar.root, pool=found.pool)
         observe = telemetry.observe
-        self._claims = Claims(connection, topology, self._describe, self._puller.stand_back, observe)
+        self._claims = Claims(
+            connection, topology, self._describe, self._puller.stand_back, site, trust, observe=observe
+        )
         self._lanes = LaneWatch(connection, topology, found.pool, self._on_lanes)
         self._lanes.set_capabilities(self._profile.capabilities)
         self._orders = Orders(connection, topology, found.worker_id, self._on_order)
@@ -166,8 +176,8 @@ class Worker:
 
     async def _attempt(self, lease: HeldLease, slot: Slot, span: Span) -> None:
         await self._tell_claim(lease)
-        outcome = await execute(lease, self._catalog, self._profile.capabilities)
-        outcome = await upload_log(self._connection, self._topology, lease, outcome)
+        outcome = await execute(lease, Means(self._catalog, self._profile.capabilities, self._site))
+        outcome = await upload_log(self._connection, self._topology, lease, outcome, self._site)
         add_steps(span, lease, outcome)
         with settle_span(span):
             await self._settlement.settle(lease, outcome, slot.give_back)

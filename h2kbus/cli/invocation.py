@@ -18,6 +18,7 @@ VALUED: Final = (
     "--tls-ca",
     "--tls-cert",
     "--tls-key",
+    "--sign-key",
     "--context",
     "--root",
 )

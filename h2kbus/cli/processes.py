@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import anyio
 import msgspec
@@ -20,15 +20,26 @@ from h2kbus.cli.output import print_json
 from h2kbus.cli.services import Drain, Service, serve, while_connected
 from h2kbus.cli.submit import Plugins
 from h2kbus.cli.telemetry import Format, MetricsAddress, MetricsPort, Outlet, count_reconnects, telemetry
+from h2kbus.cli.worker_options import (
+    DEFAULT_GRACE,
+    DEFAULT_SLOTS,
+    Grace,
+    ImageRoots,
+    OutputRoots,
+    Slots,
+    WorkerOptions,
+)
 from h2kbus.client import Bus
 from h2kbus.client import connect as connect_client
 from h2kbus.connection import connect
 from h2kbus.embedded import DEFAULT_PORT, EmbeddedServer, default_data_dir, embedded_server
 from h2kbus.errors import JobFinished
+from h2kbus.local_servers import announced
 from h2kbus.logs import LogFormat, set_up_logging
 from h2kbus.plugins import load_catalog
 from h2kbus.scrape import DEFAULT_ADDRESS
 from h2kbus.settings import ConnectionSettings
+from h2kbus.signing import read_public_keys
 from h2kbus.telemetry import SILENT, Telemetry
 from subjects.catalog import OperationCatalog
 from subjects.fleet import WorkerCapabilities
@@ -38,12 +49,6 @@ from subjects.record import JobRecord
 from subjects.spec import DEFAULT_POOL, JobSpec
 from subjects.topology import REPROBE_SECONDS, Topology
 
-MAX_SLOTS: Final = 10
-DEFAULT_SLOTS: Final = min(MAX_SLOTS, os.cpu_count() or 1)
-DEFAULT_GRACE: Final = 30.0
-
-Slots = Annotated[int, typer.Option(min=1, max=MAX_SLOTS, help="Jobs at once, for each worker.")]
-Grace = Annotated[float, typer.Option(min=0, help="Seconds that running jobs get to end after Ctrl-C.")]
 Lease = Annotated[
     float,
     typer.Option(
@@ -52,18 +57,14 @@ Lease = Annotated[
         help="A job whose worker is silent for this long (seconds) is given out again.",
     ),
 ]
+VerifyKeys = Annotated[
+    Path | None,
+    typer.Option(help="Execute only jobs that one of these public keys has signed; one on a line."),
+]
+OwnName = Annotated[
+    bool, typer.Option("--require-own-name", help="Refuse jobs that are requested_by somebody else.")
+]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Log more, to stderr.")]
-
-
-class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How a worker of this machine is to be."""
-
-    pool: str = DEFAULT_POOL
-    slots: int = DEFAULT_SLOTS
-    grace: float = DEFAULT_GRACE
-    switches: dict[str, bool] = {}
-    max_disk_size_tb: float = 0.0
-    reprobe_seconds: float = REPROBE_SECONDS
 
 
 def register(app: typer.Typer) -> None:
@@ -82,6 +83,8 @@ def up(
     slots: Slots = DEFAULT_SLOTS,
     grace: Grace = DEFAULT_GRACE,
     lease: Lease = LEASE_SECONDS,
+    image_root: ImageRoots = [],  # noqa: B006 - typer copies it
+    output_root: OutputRoots = [],  # noqa: B006 - typer copies it
     operations: Plugins = [],  # noqa: B006 - typer copies it
     metrics_port: MetricsPort = None,
     metrics_address: MetricsAddress = DEFAULT_ADDRESS,
@@ -94,7 +97,9 @@ def up(
     finish those that run. A second Ctrl-C ends it.
     """
     set_up_logging(log_format, verbose=verbose)
-    options = WorkerOptions(slots=slots, grace=grace)
+    options = WorkerOptions(
+        slots=slots, grace=grace, image_roots=tuple(image_root), output_roots=tuple(output_root)
+    )
     outlet = Outlet(metrics_port, metrics_address)
     place = data_dir or default_data_dir(os.environ)
     topology = Topology(Grammar(context.obj.settings().root), lease_seconds=lease)
@@ -117,6 +122,9 @@ def worker(
     reprobe: Annotated[
         float, typer.Option(min=10, help="Seconds after which capabilities are probed again.")
     ] = REPROBE_SECONDS,
+    verify_keys: VerifyKeys = None,
+    image_root: ImageRoots = [],  # noqa: B006 - typer copies it
+    output_root: OutputRoots = [],  # noqa: B006 - typer copies it
     operations: Plugins = [],  # noqa: B006 - typer copies it
     metrics_port: MetricsPort = None,
     metrics_address: MetricsAddress = DEFAULT_ADDRESS,
@@ -135,6 +143,9 @@ def worker(
         switches=read_switches(capability, no_capability),
         max_disk_size_tb=max_disk_tb,
         reprobe_seconds=reprobe,
+        trusted_keys=read_public_keys(verify_keys) if verify_keys else None,
+        image_roots=tuple(image_root),
+        output_roots=tuple(output_root),
     )
     settings = context.obj.settings("h2kbus-worker")
     outlet = Outlet(metrics_port, metrics_address)
@@ -146,6 +157,7 @@ def scheduler(
     operations: Plugins = [],  # noqa: B006 - typer copies it
     replicas: Annotated[int, typer.Option(min=1, max=5, help="Copies of each stream, on a cluster.")] = 1,
     lease: Lease = LEASE_SECONDS,
+    require_own_name: OwnName = False,
     metrics_port: MetricsPort = None,
     metrics_address: MetricsAddress = DEFAULT_ADDRESS,
     log_format: Format = LogFormat.CONSOLE,
@@ -160,7 +172,7 @@ def scheduler(
     settings = context.obj.settings("h2kbus-scheduler")
     topology = Topology(Grammar(settings.root), replicas, lease)
     outlet = Outlet(metrics_port, metrics_address)
-    run_async(_scheduler, settings, load_catalog(operations), topology, outlet)
+    run_async(_scheduler, settings, load_catalog(operations), topology, outlet, require_own_name)
 
 
 async def run_once(spec: JobSpec, operations: Sequence[str]) -> JobRecord:
@@ -184,7 +196,7 @@ async def local_bus(data_dir: Path | None = None, *, operations: Sequence[str] =
     catalog, topology = load_catalog(operations), Topology(Grammar())
     profile = await _profile(catalog, WorkerOptions(slots=1), new_worker_id())
     async with embedded_server(data_dir, 0, sync_always=data_dir is not None) as server:
-        settings = ConnectionSettings(url=server.url)
+        settings = server.settings()
         async with connect_client(settings=settings) as bus, anyio.create_task_group() as group:
             await group.start(_serve_scheduler, settings, topology, catalog)
             await group.start(_serve_worker, settings, topology, catalog, profile, WorkerOptions(grace=0.0))
@@ -218,14 +230,15 @@ async def _up(
         anyio.create_task_group() as watch,
     ):
         watch.start_soon(server.wait)
-        settings = ConnectionSettings(url=server.url, root=topology.grammar.root)
+        settings = server.settings(topology.grammar.root)
         services: list[Service] = [functools.partial(_serve_scheduler, settings, topology, catalog, told)]
         services += [
             functools.partial(_serve_worker, settings, topology, catalog, profile, options, told)
             for profile in profiles
         ]
         ids = [profile.worker_id for profile in profiles]
-        await serve(services, functools.partial(_announce, server, ids, as_json))
+        with announced(server.url, server.token, os.environ):
+            await serve(services, functools.partial(_announce, server, ids, as_json))
         watch.cancel_scope.cancel()
 
 
@@ -255,10 +268,14 @@ async def _worker(
 
 
 async def _scheduler(
-    settings: ConnectionSettings, catalog: OperationCatalog, topology: Topology, outlet: Outlet
+    settings: ConnectionSettings,
+    catalog: OperationCatalog,
+    topology: Topology,
+    outlet: Outlet,
+    own_name: bool,
 ) -> None:
     async with telemetry(outlet, catalog, settings.name) as told:
-        service = functools.partial(_serve_scheduler, settings, topology, catalog, told)
+        service = functools.partial(_serve_scheduler, settings, topology, catalog, told, own_name)
         await serve([service], lambda: say("scheduler is ready; Ctrl-C drains it"))
 
 
@@ -267,6 +284,7 @@ async def _serve_scheduler(
     topology: Topology,
     catalog: OperationCatalog,
     told: Telemetry = SILENT,
+    own_name: bool = False,
     *,
     task_status: TaskStatus[Drain],
 ) -> None:
@@ -275,7 +293,7 @@ async def _serve_scheduler(
     name = f"scheduler-{new_worker_id()}"
     async with connect(settings) as connection, while_connected(connection):
         count_reconnects(connection, told.observe)
-        service = Scheduler(connection, topology, catalog, name, telemetry=told)
+        service = Scheduler(connection, topology, catalog, name, own_name=own_name, telemetry=told)
         await service.serve(task_status=task_status)
 
 
@@ -289,16 +307,26 @@ async def _serve_worker(
     *,
     task_status: TaskStatus[Drain],
 ) -> None:
+    from workers.profile import Probes
+    from workers.regular import allow_many_files
     from workers.service import Worker
 
+    allow_many_files()
     async with connect(settings) as connection, while_connected(connection):
         count_reconnects(connection, told.observe)
         # What is not there any more ends a capability, not the worker: nothing is insisted on again.
         switched_off = {token: False for token, wanted in options.switches.items() if not wanted}
         later = msgspec.structs.replace(options, switches=switched_off)
-        detect = functools.partial(_profile, catalog, later, profile.worker_id)
+        again = functools.partial(_profile, catalog, later, profile.worker_id)
         worker = Worker(
-            connection, topology, catalog, profile, detect, options.reprobe_seconds, telemetry=told
+            connection,
+            topology,
+            catalog,
+            profile,
+            Probes(again, options.reprobe_seconds),
+            site=options.site,
+            trusted_keys=options.trusted_keys,
+            telemetry=told,
         )
         await worker.serve(grace=options.grace, task_status=task_status)
 
@@ -306,12 +334,14 @@ async def _serve_worker(
 async def _profile(catalog: OperationCatalog, options: WorkerOptions, worker_id: str) -> WorkerCapabilities:
     from workers.capabilities import detect
 
-    return await detect(
+    site = options.site
+    found = await detect(
         worker_id=worker_id,
         pool=options.pool,
         slots=options.slots,
-        work_dir=Path.cwd(),
+        work_dir=next(iter(site.output_roots), Path.cwd()),
         plugin_tokens=catalog.plugin_tokens,
         overrides=options.switches,
         max_disk_size_tb=options.max_disk_size_tb,
     )
+    return site.described(found)

@@ -1,5 +1,6 @@
 """What a fleet tells its observer: each thing that happens to a job, once, however long the job runs."""
 
+import datetime as dt
 from collections import Counter
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from h2kbus.client import Bus
 from h2kbus.errors import ErrorCode
+from h2kbus.quotas import set_quota
 from h2kbus.telemetry import (
     AttemptEnded,
     Beaten,
@@ -24,6 +26,7 @@ from h2kbus.telemetry import (
 from scheduler.census import Census
 from subjects.commands import Verb
 from subjects.lifecycle import failed
+from subjects.quota import Quota
 from subjects.result import JobError
 from subjects.spec import JobSpec
 from subjects.states import State
@@ -88,6 +91,16 @@ async def test_command_that_has_to_wait_is_told_as_deferred_and_as_redelivered(
     await bus.connection.publish(subject, b"")
     await until(observed, Redelivered)
     assert CommandAnswered("cancel", "deferred") in observed
+
+
+@pytest.mark.slow
+async def test_command_beyond_a_quota_is_told_as_refused(bus: Bus, observed: list[Event]) -> None:
+    quota = Quota(queued=0, by="operator", at=dt.datetime.now(dt.UTC))
+    await set_quota(bus.connection, bus.topology, "tester", quota)
+    with anyio.fail_after(15):
+        while CommandAnswered("submit", "refused") not in observed:
+            await bus.submit(rehearsal())
+            await anyio.sleep(0.5)
 
 
 async def test_cancelled_job_is_told_by_whoever_ends_it(bus: Bus, fleet: Fleet, told: list[Event]) -> None:
