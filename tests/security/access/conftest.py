@@ -23,7 +23,8 @@ from h2kbus.settings import ConnectionSettings
 from subjects.grammar import Grammar
 from subjects.permissions import Role
 from subjects.topology import Topology
-from tests.conftest import Fleet, Program, environment, wheel_server
+from tests.conftest import Fleet, Program, environment
+from tests.servers import wheel_server
 
 TOPOLOGY = Topology(Grammar())
 USERS = (

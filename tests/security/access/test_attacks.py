@@ -17,8 +17,8 @@ from h2kbus.provision import ensure_consumer, provision
 from h2kbus.pull import PullInbox, PullRequest
 from h2kbus.settings import ConnectionSettings
 from subjects.commands import Verb
-from tests.conftest import start_server, wheel_server
 from tests.security.access.conftest import TOPOLOGY, USERS, Guarded
+from tests.servers import start_server, wheel_server
 
 RECORDS = TOPOLOGY.bucket_stream(TOPOLOGY.jobs_bucket)
 READ = f"DIRECT.GET.{RECORDS}"

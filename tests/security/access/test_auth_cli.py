@@ -10,8 +10,9 @@ import yaml
 
 from h2kbus.authority import Authority
 from h2kbus.certificates import CERTIFICATE_DAYS, RENEW_DAYS
-from tests.conftest import Program, environment, wheel_server
+from tests.conftest import Program, environment
 from tests.security.access.conftest import Guarded, free_port
+from tests.servers import wheel_server
 
 pytestmark = pytest.mark.slow
 

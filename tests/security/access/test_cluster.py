@@ -21,8 +21,9 @@ from h2kbus.settings import ConnectionSettings
 from subjects.grammar import Grammar
 from subjects.states import State
 from subjects.topology import Topology
-from tests.conftest import Fleet, rehearsal, wheel_server
+from tests.conftest import Fleet, rehearsal
 from tests.security.access.conftest import USERS, Guarded, free_port
+from tests.servers import wheel_server
 
 pytestmark = pytest.mark.slow
 
