@@ -4,6 +4,7 @@ import enum
 import sys
 from typing import Final, Self
 
+from h2kbus.cli.output import printable
 from h2kbus.errors import (
     BusError,
     DuplicateJob,
@@ -69,5 +70,6 @@ def say(words: str) -> None:
     if is_json():
         log.info("%s", line)
         return
-    sys.stderr.write(f"h2kbus: {line}\n")
+    sys.stderr.write(f"h2kbus: {printable(line)}
+")
     sys.stderr.flush()
