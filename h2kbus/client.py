@@ -291,13 +291,11 @@ class Bus:
     async def _submit_together(self, specs: list[JobSpec]) -> list[str]:
         commands = [self._command(spec) for spec in specs]
         with contextlib.ExitStack() as spans:
-            steps = [
-                spans.enter_context(self.tracer.span("submit", job_id=job_id)) for job_id, _, _ in commands
-            ]
-            outcomes = await self.connection.publish_together(
-                *((subject, body) for _, subject, body in commands),
-                headers=[trace_headers(each.traceparent) for each in steps],
-            )
+            messages = []
+            for job_id, subject, body in commands:
+                span = spans.enter_context(self.tracer.span("submit", job_id=job_id))
+                messages.append((subject, body, trace_headers(span.traceparent)))
+            outcomes = await self.connection.publish_together(*messages)
             for outcome in outcomes:
                 # The same id may wait for the scheduler already: `verdict` tells whether it is the same job.
                 if isinstance(outcome, BusError) and not isinstance(outcome, SubjectTaken):

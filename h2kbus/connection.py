@@ -9,7 +9,6 @@ import logging
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from http import HTTPStatus
-from itertools import repeat
 from typing import Any, Final
 
 import anyio
@@ -49,6 +48,8 @@ log = logging.getLogger("h2kbus")
 DEADLINE_SECONDS: Final = 5.0
 """How long one request to the server may take."""
 CLOSE_SECONDS: Final = 2.0
+Outgoing = tuple[str, bytes] | tuple[str, bytes, dict[str, str] | None]
+"""A message to publish: its subject, its payload, and its headers if it has any."""
 
 _DENIED: Final = re.compile(
     r'permissions violation for (?P<kind>publish|subscription) to "(?P<subject>[^"]+)"', re.IGNORECASE
@@ -97,24 +98,14 @@ class Connection:
             answer = await self.inbox.ask(subject, payload, headers, timeout=timeout)
         return sequence_of(subject, answer)
 
-    async def publish_together(
-        self, *messages: tuple[str, bytes], headers: Sequence[dict[str, str] | None] = ()
-    ) -> list[int | BusError]:
-        """Like `publish` for several messages in one round trip: each one's sequence, or its error.
-
-        `headers` are one for each message, or none at all.
-        """
+    async def publish_together(self, *messages: Outgoing) -> list[int | BusError]:
+        """Like `publish` for several messages in one round trip: each one's sequence, or its error."""
         if not self.nats.is_connected:
             await self._reconnected(DEADLINE_SECONDS)
         with mapped_errors:
-            answers = [
-                await self.inbox.begin(subject, body, given, timeout=DEADLINE_SECONDS)
-                for (subject, body), given in zip(messages, headers or repeat(None), strict=False)
-            ]
-        return [
-            outcome_of(subject, await settled(answer))
-            for (subject, _), answer in zip(messages, answers, strict=True)
-        ]
+            answers = [await self.inbox.begin(*each, timeout=DEADLINE_SECONDS) for each in messages]
+        pairs = zip(messages, answers, strict=True)
+        return [outcome_of(message[0], await settled(answer)) for message, answer in pairs]
 
     async def publish_unconfirmed(self, subject: str, payload: bytes, reply: str = "") -> None:
         """Send and forget: hints, pulls and acknowledgements that a redelivery would repeat."""

@@ -70,6 +70,5 @@ def say(words: str) -> None:
     if is_json():
         log.info("%s", line)
         return
-    sys.stderr.write(f"h2kbus: {printable(line)}
-")
+    sys.stderr.write(f"h2kbus: {printable(line)}\n")
     sys.stderr.flush()
