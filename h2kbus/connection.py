@@ -335,7 +335,7 @@ class _MappedErrors:
     """The one place where the client's errors become ours."""
 
     def __enter__(self) -> None:
-        """Nothing to do; it has no state, so that one serves every request."""
+        """It has no state, so that one serves every request."""
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if isinstance(error, nats.errors.MaxPayloadError):

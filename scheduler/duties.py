@@ -38,6 +38,9 @@ TOGETHER: Final = 32
 LOOKED_UP: Final = 500
 """How many admissions a round tries, and how many of the jobs that have ended it looks up in their events."""
 
+ENDS_OF_LOST_WORKERS: Final = frozenset({ErrorCode.WORKER_LOST, ErrorCode.TIMEOUT})
+"""With these a scheduler ends a job whose worker does not answer, and which may have left something."""
+
 
 class Duty(enum.Enum):
     """What has to be done about a live job."""
@@ -120,7 +123,7 @@ class Duties:
         for duty, jobs in due.items():
             await self._see_to(duty, jobs)
         await self._sweep.run_once(now, clock, after=self._lease_seconds)
-        await self._tell_ends(now)
+        await self._settle_ends(now)
         await self._admission.sweep(clock)
 
     def _next_to_admit(self, waiting: list[LiveJob]) -> list[LiveJob]:
@@ -128,14 +131,25 @@ class Duties:
         hopeful = [job for job in waiting if not self._admission.is_hopeless(job.glimpse)]
         return sorted(hopeful, key=lambda job: (job.tried, job.glimpse.policy.priority))[:LOOKED_UP]
 
-    async def _tell_ends(self, now: float) -> None:
-        """Tell of ends whose writer died before it could, if no message brought another worker to do so."""
+    async def _settle_ends(self, now: float) -> None:
+        """See to the ends of jobs whose worker died, a lease later, once.
+
+        Their lane's message brings another worker, which tells of the end and clears away what is left;
+        somebody may have purged the lane.
+        """
         ended = self._live.ended_before(now - self._lease_seconds, LOOKED_UP)
-        for job_id in await self._dispatch.untold(ended):
+        for job_id, last in zip(ended, await self._dispatch.last_words(ended), strict=True):
+            told = last is not None and last.state.terminal
+            if told and last is not None and last.details.get("code") not in ENDS_OF_LOST_WORKERS:
+                continue
             entry = await self._store.find(job_id)
-            if entry is not None and entry.record.state.terminal:
+            if entry is None or not entry.record.state.terminal:
+                continue
+            if not told:
                 log.warning("job %s ended %s and nobody had told", job_id, entry.record.state)
                 await self._dispatch.tell(entry)
+            if entry.record.attempt > 0:
+                await self._dispatch.put_in_lane(entry)
 
     async def _see_to(self, duty: Duty, jobs: list[LiveJob]) -> None:
         for start in range(0, len(jobs), TOGETHER):

@@ -21,7 +21,7 @@ from h2kbus.telemetry import SILENT, Redelivered, Span, Telemetry
 from subjects.catalog import OperationCatalog
 from subjects.codec import encode
 from subjects.events import milestone
-from subjects.fleet import WorkerCapabilities, WorkerOrder
+from subjects.fleet import CONFINED, WorkerCapabilities, WorkerOrder
 from subjects.topology import Topology
 from workers.artifacts import upload_log
 from workers.claim import Claims
@@ -99,6 +99,7 @@ class Worker:
         Once ready it gives `drain` to `task_status`.
         """
         with bound(worker_id=self._worker_id):
+            self._tell_confinement()
             await self._serve(grace, task_status)
 
     async def _serve(self, grace: float, task_status: TaskStatus[Callable[[], None]]) -> None:
@@ -237,6 +238,11 @@ class Worker:
             self._cordoned = cordoned
             self._on_lanes()
             self._registry.hurry()
+
+    def _tell_confinement(self) -> None:
+        found = self._profile.found
+        if not found.capabilities.get(CONFINED):
+            log.warning("tools are not confined: %s", found.evidence.get(CONFINED, "it was not probed"))
 
     def _describe(self) -> WorkerCapabilities:
         return msgspec.structs.replace(

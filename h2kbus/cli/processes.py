@@ -19,14 +19,16 @@ from h2kbus.cli.loop import run as run_async
 from h2kbus.cli.output import print_json
 from h2kbus.cli.services import Drain, Service, serve, while_connected
 from h2kbus.cli.submit import Plugins
-from h2kbus.cli.telemetry import Format, MetricsAddress, MetricsPort, Outlet, count_reconnects, telemetry
+from h2kbus.cli.telemetry import Format, MetricsAddress, MetricsPort, Outlet, telemetry
 from h2kbus.cli.worker_options import (
     DEFAULT_GRACE,
     DEFAULT_SLOTS,
+    Confinement,
     Grace,
     ImageRoots,
     OutputRoots,
     Slots,
+    VerifyKeys,
     WorkerOptions,
 )
 from h2kbus.client import Bus
@@ -42,7 +44,7 @@ from h2kbus.settings import ConnectionSettings
 from h2kbus.signing import read_public_keys
 from h2kbus.telemetry import SILENT, Telemetry
 from subjects.catalog import OperationCatalog
-from subjects.fleet import WorkerCapabilities
+from subjects.fleet import CONFINED, WorkerCapabilities, WorkerSecurity
 from subjects.grammar import Grammar
 from subjects.lease import LEASE_SECONDS, MIN_LEASE_SECONDS
 from subjects.record import JobRecord
@@ -56,10 +58,6 @@ Lease = Annotated[
         max=3600,
         help="A job whose worker is silent for this long (seconds) is given out again.",
     ),
-]
-VerifyKeys = Annotated[
-    Path | None,
-    typer.Option(help="Execute only jobs that one of these public keys has signed; one on a line."),
 ]
 OwnName = Annotated[
     bool, typer.Option("--require-own-name", help="Refuse jobs that are requested_by somebody else.")
@@ -122,6 +120,7 @@ def worker(
     reprobe: Annotated[
         float, typer.Option(min=10, help="Seconds after which capabilities are probed again.")
     ] = REPROBE_SECONDS,
+    require_confinement: Confinement = False,
     verify_keys: VerifyKeys = None,
     image_root: ImageRoots = [],  # noqa: B006 - typer copies it
     output_root: OutputRoots = [],  # noqa: B006 - typer copies it
@@ -136,11 +135,12 @@ def worker(
     It pulls the jobs that this machine can do. SIGTERM or Ctrl-C drains it; a second one ends it.
     """
     set_up_logging(log_format, verbose=verbose)
+    insisted = [CONFINED] if require_confinement else []
     options = WorkerOptions(
         pool=pool,
         slots=slots,
         grace=grace,
-        switches=read_switches(capability, no_capability),
+        switches=read_switches([*capability, *insisted], no_capability),
         max_disk_size_tb=max_disk_tb,
         reprobe_seconds=reprobe,
         trusted_keys=read_public_keys(verify_keys) if verify_keys else None,
@@ -291,8 +291,7 @@ async def _serve_scheduler(
     from scheduler.service import Scheduler
 
     name = f"scheduler-{new_worker_id()}"
-    async with connect(settings) as connection, while_connected(connection):
-        count_reconnects(connection, told.observe)
+    async with connect(settings) as connection, while_connected(connection, told.observe):
         service = Scheduler(connection, topology, catalog, name, own_name=own_name, telemetry=told)
         await service.serve(task_status=task_status)
 
@@ -312,11 +311,11 @@ async def _serve_worker(
     from workers.service import Worker
 
     allow_many_files()
-    async with connect(settings) as connection, while_connected(connection):
-        count_reconnects(connection, told.observe)
-        # What is not there any more ends a capability, not the worker: nothing is insisted on again.
-        switched_off = {token: False for token, wanted in options.switches.items() if not wanted}
-        later = msgspec.structs.replace(options, switches=switched_off)
+    async with connect(settings) as connection, while_connected(connection, told.observe):
+        # What is not there any more ends a capability, not the worker: nothing is insisted on again. But
+        # where tools must be confined they are to the end: then a probe that fails changes nothing.
+        lasting = {token: on for token, on in options.switches.items() if token == CONFINED or not on}
+        later = msgspec.structs.replace(options, switches=lasting)
         again = functools.partial(_profile, catalog, later, profile.worker_id)
         worker = Worker(
             connection,
@@ -344,4 +343,7 @@ async def _profile(catalog: OperationCatalog, options: WorkerOptions, worker_id:
         overrides=options.switches,
         max_disk_size_tb=options.max_disk_size_tb,
     )
-    return site.described(found)
+    guard = msgspec.structs.replace(
+        found.security or WorkerSecurity(), verifies_signatures=options.trusted_keys is not None
+    )
+    return msgspec.structs.replace(site.described(found), security=guard)

@@ -9,11 +9,10 @@ import msgspec
 import typer
 
 from h2kbus.cli.exits import say
-from h2kbus.connection import Connection
 from h2kbus.errors import SettingsError
 from h2kbus.logs import LogFormat
 from h2kbus.scrape import DEFAULT_ADDRESS, scraped
-from h2kbus.telemetry import UNTRACED, Observer, Reconnected, Telemetry, Tracer, unobserved
+from h2kbus.telemetry import UNTRACED, Observer, Telemetry, Tracer, unobserved
 
 MetricsPort = Annotated[
     int | None,
@@ -87,8 +86,3 @@ def is_traced(env: Mapping[str, str]) -> bool:
         return False
     named = env.get("OTEL_TRACES_EXPORTER")
     return named != "none" if named else any(env.get(each) for each in _ENDPOINTS)
-
-
-def count_reconnects(connection: Connection, observe: Observer) -> None:
-    """Have the observer hear of each time that the connection comes back."""
-    connection.on_reconnect.append(lambda: observe(Reconnected()))
