@@ -9,7 +9,7 @@ LOCK = $(BIN)/uv --no-config pip compile --quiet --universal --python-version 3.
 	--custom-compile-command "make lock" --no-emit-index-url $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-guests test-container test-fleet fast lint bench chaos fuzz audit sbom lock clean
+.PHONY: help demo test test-guests test-container test-fleet fast lint bench chaos fuzz audit sbom manual lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ sbom: $(READY) ## Write dist/h2kbus.cdx.json: what an installation of h2kbus is 
 	mkdir -p dist
 	$(BIN)/cyclonedx-py requirements --output-reproducible --pyproject pyproject.toml --mc-type application \
 		--of JSON --output-file dist/h2kbus.cdx.json requirements/runtime.lock
+
+manual: $(READY) ## Write docs/cli.md: the manual of all commands
+	$(BIN)/h2kbus manual > docs/cli.md
 
 lock: $(READY) ## Write the lock files again; UPGRADE=1 takes the newest versions
 	$(LOCK) --group build --output-file requirements/build.lock

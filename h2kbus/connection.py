@@ -1,7 +1,6 @@
 """The connection to NATS: bounded, self-healing, and the only place that knows the client's errors.
 
-Everything durable goes through `publish` (with the server's acknowledgement) and `api`; everything read
-by name goes through direct gets. No `nats` exception passes this module.
+Everything durable goes through `publish` and `api`, everything read by name through direct gets.
 """
 
 import contextlib
@@ -233,8 +232,11 @@ class Connection:
             await subscription.drain()  # type: ignore[no-untyped-call] # nats-py leaves it untyped
 
     async def flush(self) -> None:
-        """Wait until the server has seen everything sent so far."""
-        with mapped_errors:
+        """Wait until the server has seen everything sent so far.
+
+        Not to be cancelled: the client takes an answer that nobody waits for as a broken connection.
+        """
+        with anyio.CancelScope(shield=True), mapped_errors:
             # The client's own flush sends its question past what is still buffered.
             await self.nats._flush_pending(force_flush=True)  # noqa: SLF001 - it has no public name
             await self.nats.flush(timeout=int(DEADLINE_SECONDS))

@@ -210,15 +210,14 @@ class Worker:
                 send.send_nowait(message.data.decode())
 
         control = self._topology.grammar.control(self._worker_id)
-        subscription = await self._connection.listen(control, on_message)
-        try:
-            async for job_id in receive:
-                await self._keeper.check(job_id)
-        finally:
-            send.close()
-            receive.close()
-            with anyio.CancelScope(shield=True), anyio.move_on_after(2):
-                await subscription.unsubscribe()
+        with send, receive:
+            subscription = await self._connection.listen(control, on_message)
+            try:
+                async for job_id in receive:
+                    await self._keeper.check(job_id)
+            finally:
+                with anyio.CancelScope(shield=True), anyio.move_on_after(2):
+                    await subscription.unsubscribe()
 
     def _on_lanes(self) -> None:
         self._puller.serve(() if self._cordoned else self._lanes.lanes, self._profile.capabilities)
