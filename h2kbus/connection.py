@@ -39,7 +39,7 @@ from h2kbus.errors import (
     ServerUnfit,
 )
 from h2kbus.handshake import check_server, client_options, connect_error, is_hopeless
-from h2kbus.inbox import Inbox, MessageHandler, denial, raised, settled
+from h2kbus.inbox import Inbox, MessageHandler, Outgoing, denial, raised, settled
 from h2kbus.settings import DEFAULT_API_PREFIX, ConnectionSettings
 
 log = logging.getLogger("h2kbus")
@@ -47,8 +47,6 @@ log = logging.getLogger("h2kbus")
 DEADLINE_SECONDS: Final = 5.0
 """How long one request to the server may take."""
 CLOSE_SECONDS: Final = 2.0
-Outgoing = tuple[str, bytes] | tuple[str, bytes, dict[str, str] | None]
-"""A message to publish: its subject, its payload, and its headers if it has any."""
 
 _DENIED: Final = re.compile(
     r'permissions violation for (?P<kind>publish|subscription) to "(?P<subject>[^"]+)"', re.IGNORECASE
