@@ -38,7 +38,7 @@ from h2kbus.errors import (
     ServerUnfit,
 )
 from h2kbus.handshake import check_server, client_options, connect_error, is_hopeless
-from h2kbus.inbox import Inbox, MessageHandler, denial, raised, settled
+from h2kbus.inbox import Inbox, MessageHandler, Outgoing, denial, raised, settled
 from h2kbus.settings import DEFAULT_API_PREFIX, ConnectionSettings
 
 log = logging.getLogger("h2kbus")
@@ -94,18 +94,14 @@ class Connection:
             answer = await self.inbox.ask(subject, payload, headers, timeout=timeout)
         return sequence_of(subject, answer)
 
-    async def publish_together(self, *messages: tuple[str, bytes]) -> list[int | BusError]:
+    async def publish_together(self, *messages: Outgoing) -> list[int | BusError]:
         """Like `publish` for several messages in one round trip: each one's sequence, or its error."""
         if not self.nats.is_connected:
             await self._reconnected(DEADLINE_SECONDS)
         with mapped_errors:
-            answers = [
-                await self.inbox.begin(subject, body, timeout=DEADLINE_SECONDS) for subject, body in messages
-            ]
-        return [
-            outcome_of(subject, await settled(answer))
-            for (subject, _), answer in zip(messages, answers, strict=True)
-        ]
+            answers = [await self.inbox.begin(*each, timeout=DEADLINE_SECONDS) for each in messages]
+        pairs = zip(messages, answers, strict=True)
+        return [outcome_of(message[0], await settled(answer)) for message, answer in pairs]
 
     async def publish_unconfirmed(self, subject: str, payload: bytes, reply: str = "") -> None:
         """Send and forget: hints, pulls and acknowledgements that a redelivery would repeat."""

@@ -12,6 +12,7 @@ from h2kbus.connection import Connection
 from h2kbus.errors import SubjectTaken
 from h2kbus.journal import publish_event
 from h2kbus.store import Entry, JobStore
+from h2kbus.telemetry import SILENT, Telemetry, moved
 from h2kbus.watch import readable
 from subjects.codec import encode
 from subjects.events import ProgressEvent, milestone
@@ -24,11 +25,19 @@ from subjects.topology import Topology
 class Dispatch:
     """Puts jobs into their lanes, and stops them."""
 
-    def __init__(self, connection: Connection, topology: Topology, store: JobStore, name: str) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        topology: Topology,
+        store: JobStore,
+        name: str,
+        telemetry: Telemetry = SILENT,
+    ) -> None:
         self.connection = connection
         self.topology = topology
         self.store = store
         self.name = name
+        self.telemetry = telemetry
 
     async def tell(self, entry: Entry) -> None:
         """Publish the event that tells of the record as it is."""
@@ -79,6 +88,7 @@ class Dispatch:
             await self.connection.publish_unconfirmed(hint, record.job_id.encode())
             return
         ended = await self.store.swap(stopped(record, cause, now=now, by=self.name), entry.revision)
+        self.telemetry.observe(moved(ended.record, cause.code))
         await self.tell(ended)
 
     def _lane_subject(self, record: JobRecord) -> str:

@@ -14,7 +14,9 @@ from typing import Final
 import anyio
 
 from h2kbus.errors import BusError, ErrorCode, InvalidMessage, RevisionConflict
+from h2kbus.logs import bound
 from h2kbus.store import Entry
+from h2kbus.telemetry import DutyRound, moved
 from scheduler.admission import Admission
 from scheduler.dispatch import Dispatch
 from scheduler.fleet import FleetView
@@ -79,6 +81,7 @@ class Duties:
         self._store = dispatch.store
         self._admission = admission
         self._name = dispatch.name
+        self._observe = dispatch.telemetry.observe
         self._lease_seconds = dispatch.topology.lease_seconds
         self._fleet = fleet
         self._live = LiveJobs(self._store)
@@ -96,10 +99,12 @@ class Duties:
         """See to the live jobs again and again, until cancelled."""
         pause = min(LONGEST_PAUSE_SECONDS, self._lease_seconds / ROUNDS_PER_LEASE)
         while True:
+            began = time.monotonic()
             try:
                 await self.run_once()
             except BusError as error:
                 log.warning("the duties have to wait: %s", error)
+            self._observe(DutyRound(time.monotonic() - began))
             await anyio.sleep(pause)
 
     async def run_once(self) -> None:
@@ -154,12 +159,13 @@ class Duties:
 
     async def _do(self, duty: Duty, job: LiveJob) -> None:
         """The edge of one duty: what fails is logged, and comes again with the next round."""
-        try:
-            await self._handlers[duty](job)
-        except RevisionConflict:
-            self._live.forget(job)
-        except (BusError, InvalidMessage) as error:
-            log.warning("job %s: cannot %s yet: %s", job.glimpse.job_id, duty.value, error)
+        with bound(job_id=job.glimpse.job_id):
+            try:
+                await self._handlers[duty](job)
+            except RevisionConflict:
+                self._live.forget(job)
+            except (BusError, InvalidMessage) as error:
+                log.warning("job %s: cannot %s yet: %s", job.glimpse.job_id, duty.value, error)
 
     async def _current(self, job: LiveJob) -> Entry | None:
         """The record, if it still is as the duty was concluded from."""
@@ -183,7 +189,9 @@ class Duties:
         if waits is None:
             unserved = await self._fleet.unserved(demand)
             admitted = queued(entry.record, now=now, by=self._name, unserved=unserved)
-            await self._dispatch.deliver(await self._store.swap(admitted, entry.revision))
+            entry = await self._store.swap(admitted, entry.revision)
+            self._observe(moved(entry.record))
+            await self._dispatch.deliver(entry)
         elif waits != entry.record.pending_reason or job.is_older(REFRESH_SECONDS, self._clock):
             await self._store.swap(pending(entry.record, waits, now=now), entry.revision)
 
@@ -202,6 +210,7 @@ class Duties:
         record = taken_back(entry.record, error, now=dt.datetime.now(dt.UTC), by=self._name)
         log.warning("job %s: %s: now %s", record.job_id, error.message, record.state)
         taken = await self._store.swap(record, entry.revision)
+        self._observe(moved(record, record.errors[-1].code))
         if record.state.terminal:
             await self._dispatch.tell(taken)
             await self._dispatch.put_in_lane(taken)

@@ -14,7 +14,14 @@ from h2kbus.cli.sample_disk import convert_sample, make_disk
 from subjects.codec import encode
 from tests.conftest import REHEARSE, REPOSITORY, Program, environment, read_ready, rehearsal
 
-DOCUMENTS = ("README.md", "docs/guide.md", "docs/reference/README.md", "CONTRIBUTING.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/guide.md",
+    "docs/metrics.md",
+    "docs/tracing-and-logs.md",
+    "docs/reference/README.md",
+    "CONTRIBUTING.md",
+)
 BLOCK = re.compile(r"^```(\w+)( \w+)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -64,7 +71,7 @@ def test_servers_start_as_they_stand(reader: Program, document: str, block: str)
     [words] = [line.split()[1:] for line in block.splitlines()]
     with reader.started(*words, "--port", "0") as process:
         assert process.stderr is not None
-        assert "ready at nats://127.0.0.1:" in process.stderr.readline()
+        assert any("ready at nats://127.0.0.1:" in line for line in process.stderr)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

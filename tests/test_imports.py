@@ -138,6 +138,24 @@ def test_import_h2kbus_loads_no_worker_scheduler_or_command_line() -> None:
     assert loaded_by("h2kbus", unwanted) == []
 
 
+EXTRAS = ("prometheus_client", "opentelemetry", "google.protobuf", "requests")
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "h2kbus",
+        "h2kbus.telemetry",
+        "h2kbus.cli.app",
+        "h2kbus.cli.processes",
+        "workers.service",
+        "scheduler.service",
+    ],
+)
+def test_what_metrics_and_spans_need_is_loaded_only_where_they_are_asked_for(module: str) -> None:
+    assert loaded_by(module, EXTRAS) == []
+
+
 def test_the_command_line_loads_schedulers_and_workers_only_when_it_runs_them() -> None:
     assert loaded_by("h2kbus.cli.app", ("workers", "scheduler", "psutil")) == []
 
