@@ -10,6 +10,7 @@ import anyio
 import msgspec
 import pytest
 
+from h2kbus.artifacts import put
 from h2kbus.authority import Wanted
 from h2kbus.backup import back_up
 from h2kbus.client import Bus
@@ -25,7 +26,6 @@ from subjects.states import State
 from subjects.topology import Topology
 from tests.conftest import Fleet, rehearsal
 from tests.security.access.conftest import TOPOLOGY, Guarded
-from workers.artifacts import put
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ async def test_submitter_neither_orders_nor_sets_ceilings(alice: Bus) -> None:
 async def test_worker_stores_logs_that_nats_tools_read(working: Guarded, root: Bus) -> None:
     data = bytes(range(256)) * 1200
     async with working.connection("w1") as worker:
-        await put(worker, TOPOLOGY.artifacts_store, "job/1/log", data)
+        await put(worker, TOPOLOGY, "job/1/log", data)
     store = await root.connection.nats.jetstream().object_store(TOPOLOGY.artifacts_store)
     found = io.BytesIO()
     await store.get("job/1/log", writeinto=found)
