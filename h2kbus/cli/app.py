@@ -7,7 +7,19 @@ from typing import Annotated, NoReturn
 import typer
 
 from h2kbus import __version__
-from h2kbus.cli import backup, dead, fleet, inspection, jobs, limits, machine, processes, setup, submit
+from h2kbus.cli import (
+    backup,
+    dashboard,
+    dead,
+    fleet,
+    inspection,
+    jobs,
+    limits,
+    machine,
+    processes,
+    setup,
+    submit,
+)
 from h2kbus.cli import explain as explanation
 from h2kbus.cli.exits import Exit, exit_code, explain
 from h2kbus.cli.invocation import Invocation, hoist
@@ -68,7 +80,20 @@ def shared(
     context.obj = Invocation(flags, json)
 
 
-for module in (submit, inspection, jobs, limits, explanation, dead, fleet, setup, backup, processes, machine):
+for module in (
+    submit,
+    inspection,
+    jobs,
+    limits,
+    explanation,
+    dead,
+    fleet,
+    setup,
+    backup,
+    processes,
+    dashboard,
+    machine,
+):
     module.register(app)
 
 

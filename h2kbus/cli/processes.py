@@ -6,9 +6,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import anyio
 import msgspec
@@ -19,11 +19,20 @@ from h2kbus.cli.exits import say
 from h2kbus.cli.fleet import Capabilities, NoCapabilities, new_worker_id, read_switches
 from h2kbus.cli.loop import run as run_async
 from h2kbus.cli.output import print_json
+from h2kbus.cli.services import Drain, Service, serve
 from h2kbus.cli.submit import Plugins
 from h2kbus.client import Bus
 from h2kbus.client import connect as connect_client
 from h2kbus.connection import Connection, connect
-from h2kbus.embedded import DEFAULT_PORT, EmbeddedServer, default_data_dir, embedded_server
+from h2kbus.dashboard import page_origins
+from h2kbus.embedded import (
+    DEFAULT_PORT,
+    DEFAULT_WEBSOCKET_PORT,
+    EmbeddedServer,
+    Pages,
+    default_data_dir,
+    embedded_server,
+)
 from h2kbus.errors import BusUnreachable, JobFinished
 from h2kbus.plugins import load_catalog
 from h2kbus.settings import ConnectionSettings
@@ -38,10 +47,6 @@ from subjects.topology import REPROBE_SECONDS, Topology
 MAX_SLOTS: Final = 10
 DEFAULT_SLOTS: Final = min(MAX_SLOTS, os.cpu_count() or 1)
 DEFAULT_GRACE: Final = 30.0
-
-Drain = Callable[[], None]
-Service = Callable[..., Coroutine[Any, Any, None]]
-"""Runs until drained; it tells its `task_status` how to drain it, once it is ready."""
 
 Slots = Annotated[int, typer.Option(min=1, max=MAX_SLOTS, help="Jobs at once, for each worker.")]
 Grace = Annotated[float, typer.Option(min=0, help="Seconds that running jobs get to end after Ctrl-C.")]
@@ -79,6 +84,13 @@ def up(
         Path | None, typer.Option(help="Where the streams are kept [~/.local/share/h2kbus].")
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = DEFAULT_PORT,
+    websocket_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="For pages in a browser [4280; a free one with another --port]."),
+    ] = None,
+    page_origin: Annotated[
+        list[str], typer.Option(help="Origin of a page that may connect [that of `h2kbus dashboard`].")
+    ] = [],  # noqa: B006 - typer copies it
     workers: Annotated[int, typer.Option(min=0, max=64, help="Workers to run; may be none.")] = 1,
     slots: Slots = DEFAULT_SLOTS,
     grace: Grace = DEFAULT_GRACE,
@@ -95,7 +107,8 @@ def up(
     options = WorkerOptions(slots=slots, grace=grace)
     place = data_dir or default_data_dir(os.environ)
     topology = Topology(Grammar(context.obj.settings().root), lease_seconds=lease)
-    run_async(_up, place, port, workers, topology, load_catalog(operations), options, context.obj.json)
+    pages = Pages(_websocket_port(websocket_port, port), page_origins(page_origin))
+    run_async(_up, place, port, pages, workers, topology, load_catalog(operations), options, context.obj.json)
 
 
 def worker(
@@ -191,6 +204,7 @@ async def _cancel_on_signal(bus: Bus, job_id: str) -> None:
 async def _up(
     place: Path,
     port: int,
+    pages: Pages,
     workers: int,
     topology: Topology,
     catalog: OperationCatalog,
@@ -198,7 +212,7 @@ async def _up(
     as_json: bool,
 ) -> None:
     profiles = [await _profile(catalog, options, new_worker_id()) for _ in range(workers)]
-    async with embedded_server(place, port) as server, anyio.create_task_group() as watch:
+    async with embedded_server(place, port, pages=pages) as server, anyio.create_task_group() as watch:
         watch.start_soon(server.wait)
         settings = ConnectionSettings(url=server.url, root=topology.grammar.root)
         services: list[Service] = [functools.partial(_serve_scheduler, settings, topology, catalog)]
@@ -214,12 +228,20 @@ async def _up(
 def _announce(server: EmbeddedServer, ids: list[str], as_json: bool) -> None:
     """Say that everything is ready: one JSON line, or words with what to type next."""
     if as_json:
-        print_json({"url": server.url, "data_dir": str(server.data_dir), "workers": ids})
+        ready = {"url": server.url, "websocket": server.websocket, "data_dir": str(server.data_dir)}
+        print_json({**ready, "workers": ids})
         return
     say(f"ready at {server.url}; streams in {server.data_dir}; {len(ids)} workers; Ctrl-C drains and stops")
     port = server.url.rpartition(":")[2]
     flag = "" if port == str(DEFAULT_PORT) else f" --url {server.url}"
     say(f"try: h2kbus{flag} submit --operation convert --image disk.vmdk --output-dir out --wait")
+
+
+def _websocket_port(wanted: int | None, port: int) -> int:
+    """A second bus on one machine must not want the port of the first."""
+    if wanted is not None:
+        return wanted
+    return DEFAULT_WEBSOCKET_PORT if port == DEFAULT_PORT else 0
 
 
 async def _worker(
@@ -234,34 +256,6 @@ async def _worker(
 async def _scheduler(settings: ConnectionSettings, catalog: OperationCatalog, topology: Topology) -> None:
     service = functools.partial(_serve_scheduler, settings, topology, catalog)
     await serve([service], lambda: say("scheduler is ready; Ctrl-C drains it"))
-
-
-async def serve(services: Sequence[Service], announce: Callable[[], None]) -> None:
-    """Run services until a signal drains them; a second signal ends them at once."""
-    drains: list[Drain] = []
-    async with anyio.create_task_group() as outer:
-        await outer.start(_drain_on_signal, drains, len(services), outer.cancel_scope)
-        async with anyio.create_task_group() as group:
-            for service in services:
-                drain: Drain = await group.start(service)
-                drains.append(drain)
-            announce()
-        outer.cancel_scope.cancel()
-
-
-async def _drain_on_signal(
-    drains: list[Drain], expected: int, everything: anyio.CancelScope, *, task_status: TaskStatus[None]
-) -> None:
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        task_status.started()
-        await anext(signals)
-        if len(drains) < expected:
-            everything.cancel()
-        say("draining; a second signal ends it at once")
-        for drain in drains:
-            drain()
-        await anext(signals)
-        everything.cancel()
 
 
 async def _serve_scheduler(

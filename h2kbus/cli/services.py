@@ -1,0 +1,42 @@
+"""Services that run until a signal drains them."""
+
+import signal
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import anyio
+from anyio.abc import TaskStatus
+
+from h2kbus.cli.exits import say
+
+Drain = Callable[[], None]
+Service = Callable[..., Coroutine[Any, Any, None]]
+"""Runs until drained; it tells its `task_status` how to drain it, once it is ready."""
+
+
+async def serve(services: Sequence[Service], announce: Callable[[], None]) -> None:
+    """Run services until a signal drains them; a second signal ends them at once."""
+    drains: list[Drain] = []
+    async with anyio.create_task_group() as outer:
+        await outer.start(_drain_on_signal, drains, len(services), outer.cancel_scope)
+        async with anyio.create_task_group() as group:
+            for service in services:
+                drain: Drain = await group.start(service)
+                drains.append(drain)
+            announce()
+        outer.cancel_scope.cancel()
+
+
+async def _drain_on_signal(
+    drains: list[Drain], expected: int, everything: anyio.CancelScope, *, task_status: TaskStatus[None]
+) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        await anext(signals)
+        if len(drains) < expected:
+            everything.cancel()
+        say("draining; a second signal ends it at once")
+        for drain in drains:
+            drain()
+        await anext(signals)
+        everything.cancel()
