@@ -8,6 +8,7 @@ import { Bus, BusError, type Place, type SignIn } from "./bus";
 import { Model } from "./model";
 import { NOBODY, readPlace, remember, remembered, tokenFromLink } from "./signin";
 import { Desk } from "./views/desk";
+import { Problem } from "./views/parts";
 import { SignInForm } from "./views/signin";
 
 interface Session {
@@ -56,5 +57,9 @@ function Page({ place }: { place: Place }) {
   return <SignInForm place={place} busy={busy} problem={problem} onSignIn={(where, who) => void connect(where, who)} />;
 }
 
-const place = await readPlace();
-render(<Page place={place} />, document.body);
+try {
+  render(<Page place={await readPlace()} />, document.body);
+} catch (error) {
+  const problem = new BusError("BAD_SETTINGS", `The page's settings cannot be read: ${error}.`, "Is `h2kbus dashboard` still running?");
+  render(<main><Problem error={problem} /></main>, document.body);
+}

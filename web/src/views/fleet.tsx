@@ -35,13 +35,13 @@ function Row({ worker }: { worker: LiveWorker }) {
     <tr>
       <td><span class={`badge ${tone}`}>{state}</span></td>
       <td class="id">{worker.worker_id}</td>
-      <td>{worker.hostname}</td>
-      <td>{worker.pool ?? "default"}</td>
+      <td data-label="Host">{worker.hostname}</td>
+      <td data-label="Pool">{worker.pool ?? "default"}</td>
       <td><span class="bar slots"><meter max={slots} value={used} aria-label={`Slots in use on ${worker.worker_id}`} /><span class="number">{used} / {slots}</span></span></td>
-      <td class="id">{(worker.running_jobs ?? []).map((job) => <a key={job} href={`#/job/${encodeURIComponent(job)}`}>{job} </a>)}</td>
+      <td class="id busy">{(worker.running_jobs ?? []).map((job) => <a key={job} href={`#/job/${encodeURIComponent(job)}`}>{job} </a>)}</td>
       <td class="tokens">{proven.map((token) => <span key={token} class="token" title={worker.evidence?.[token]}>{token}</span>)}</td>
-      <td class="number">{worker.version}</td>
-      <td class="right"><Ago moment={worker.heard} /></td>
+      <td class="number" data-label="Version">{worker.version}</td>
+      <td class="right changed"><Ago moment={worker.heard} /></td>
     </tr>
   );
 }

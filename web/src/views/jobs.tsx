@@ -74,16 +74,17 @@ function Row({ job }: { job: Job }) {
   const { record } = job;
   const { state, percent } = standing(job);
   const image = record.spec?.image.path ?? "";
+  const told = job.event?.timestamp ?? "";
   return (
     <tr>
       <td><Badge state={state} /></td>
       <td class="id"><a href={`#/job/${encodeURIComponent(record.job_id)}`}>{record.job_id}</a></td>
       <td class="operation">{record.spec?.operation ?? "–"}</td>
       <td class="image" title={image}>{image ? fileName(image) : "–"}</td>
-      <td class="progress">{record.attempt || isLeased(state) ? <Bar value={percent} state={state} label={`Progress of ${record.job_id}`} /> : ""}</td>
+      <td class="progress">{percent > 0 || isLeased(state) ? <Bar value={percent} state={state} label={`Progress of ${record.job_id}`} /> : ""}</td>
       <td class="words"><Words job={job} /></td>
       <td class="worker">{record.worker_id ?? ""}</td>
-      <td class="right changed"><Ago moment={job.event && job.event.timestamp > record.updated_at ? job.event.timestamp : record.updated_at} /></td>
+      <td class="right changed"><Ago moment={told > record.updated_at ? told : record.updated_at} /></td>
     </tr>
   );
 }
