@@ -120,7 +120,9 @@ async def test_drained_it_hands_its_job_to_a_python_worker(scheduled: Fleet, bus
     assert (record.state, record.worker_id, record.attempt) == (State.COMPLETED, "python-1", 1)
 
 
-async def test_a_frozen_one_writes_nothing_of_a_job_that_others_have_by_then(scheduled: Fleet, bus: Bus) -> None:
+async def test_a_frozen_one_writes_nothing_of_a_job_that_others_have_by_then(
+    scheduled: Fleet, bus: Bus
+) -> None:
     async with foreign_worker(scheduled) as process:
         job_id = await bus.submit(rehearsal(seconds=8, policy={"retry_count": 1}))
         await until_state(bus, job_id, State.RUNNING, State.PROGRESSING)

@@ -1,19 +1,37 @@
 """A bus, the page's server, and a headless browser in front of both."""
 
+import concurrent.futures
 import contextlib
 import json
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import anyio
 import msgspec
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
 
-from tests.conftest import REHEARSE, Program, environment, read_ready
+import h2kbus
+from h2kbus.client import Bus
+from h2kbus.settings import ConnectionSettings
+from subjects.grammar import Grammar
+from subjects.record import JobRecord
+from subjects.topology import Topology
+from tests.conftest import (
+    REHEARSE,
+    Program,
+    environment,
+    read_ready,
+    rehearsal,
+    start_server,
+    wheel_server,
+)
+
+T = TypeVar("T")
 
 SCREENSHOTS = Path(__file__).parent / "screenshots"
 FLAGS = (
@@ -26,6 +44,7 @@ FLAGS = (
     "--disable-sync",
 )
 DESKTOP = {"width": 1280, "height": 800}
+PASSWORD = "made-up"
 PHONE = {"width": 360, "height": 740}
 
 
@@ -40,6 +59,43 @@ class Site(msgspec.Struct, frozen=True):
     @property
     def place(self) -> Path:
         return self.program.place
+
+    def do(self, work: Callable[[Bus], Awaitable[T]]) -> T:
+        """Something by our own client, in a thread of its own: the browser's event loop has this one."""
+
+        async def connected() -> T:
+            settings = ConnectionSettings.resolve({}, self.program.environment)
+            async with h2kbus.connect(settings=settings, submitter="tester") as bus:
+                return await work(bus)
+
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            return pool.submit(anyio.run, connected).result()
+
+    def submit(self, **job: Any) -> str:
+        return self.do(lambda bus: bus.submit(rehearsal(**job)))
+
+    def end(self, job_id: str) -> JobRecord:
+        """The job's record once it has ended."""
+        return self.do(lambda bus: bus.result(job_id))
+
+    def record(self, job_id: str) -> JobRecord:
+        return self.do(lambda bus: bus.status(job_id))
+
+    def cancel(self, job_id: str) -> None:
+        self.do(lambda bus: bus.cancel(job_id))
+
+    def open(self, page: Page, path: str = "/jobs") -> None:
+        """The page at one of its views, signed in by the link."""
+        page.goto(self.link)
+        page.get_by_role("status").get_by_text("Connected").wait_for()
+        page.goto(f"{self.page}#{path}")
+
+    def sign_in(self, page: Page, user: str, password: str = PASSWORD) -> None:
+        page.goto(self.page)
+        page.get_by_label("Sign in with").select_option("password")
+        page.get_by_label("User", exact=True).fill(user)
+        page.get_by_label("Password", exact=True).fill(password)
+        page.get_by_role("button", name="Connect").click()
 
 
 def free_port() -> int:
@@ -69,13 +125,71 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             yield Site(program, served["url"], served["link"], ready["websocket"])
 
 
+def users(root: str) -> list[dict[str, Any]]:
+    """An admin, an observer as docs describe one, and somebody who may cancel and not submit."""
+    topology = Topology(Grammar(root))
+    buckets = (topology.jobs_bucket, topology.workers_bucket, topology.lanes_bucket)
+    streams = (*map(topology.bucket_stream, buckets), topology.jobs_stream, topology.progress_stream)
+    artifacts, records = f"OBJ_{topology.artifacts_store}", topology.bucket_stream(topology.jobs_bucket)
+    reading = [
+        f"$JS.API.STREAM.INFO.{records}",
+        f"$JS.API.CONSUMER.LIST.{topology.jobs_stream}",
+        *(f"$JS.API.DIRECT.GET.{stream}" for stream in (*streams, artifacts)),
+        *(f"$JS.API.DIRECT.GET.{stream}.>" for stream in (records, artifacts)),
+    ]
+    heard = ["_INBOX.>", f"{root}.progress.*"]
+    cancelling = topology.grammar.commands("canceller", "cancel")
+    return [
+        {"user": "admin", "password": PASSWORD},
+        _user("observer", reading, heard),
+        _user("canceller", [*reading, cancelling], heard),
+    ]
+
+
+def _user(name: str, publish: list[str], subscribe: list[str]) -> dict[str, Any]:
+    permissions = {"publish": {"allow": publish}, "subscribe": {"allow": subscribe}}
+    return {"user": name, "password": PASSWORD, "permissions": permissions}
+
+
 @pytest.fixture(scope="session")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A server with users and another root, a scheduler and a worker on it, and the page for it."""
+    home, root = tmp_path_factory.mktemp("guarded"), "sites.berlin.v1"
+    port = free_port()
+    config = {
+        "jetstream": {"store_dir": str(home / "js")},
+        "authorization": {"users": users(root)},
+        "websocket": {
+            "listen": "127.0.0.1:-1", "no_tls": True, "allowed_origins": [f"http://127.0.0.1:{port}"],
+        },
+    }  # fmt: skip
+    process, url = start_server(wheel_server(), home, config)
+    [ports] = home.glob("*.ports")
+    [websocket] = json.loads(ports.read_text())["websocket"]
+    told = {"H2KBUS_URL": url, "H2KBUS_ROOT": root, "H2KBUS_USER": "admin", "H2KBUS_PASSWORD": PASSWORD}
+    program = Program(environment(HOME=str(home), USER="tester", **told), home)
+    try:
+        with (
+            program.started("scheduler", "--operations", REHEARSE),
+            program.started("worker", "--operations", REHEARSE, "--id", "host-7") as worker,
+            serving(program, "--port", port, "--websocket", websocket) as served,
+        ):
+            assert worker.stderr is not None
+            assert any("is ready" in line for line in worker.stderr)
+            yield Site(program, served["url"], served["link"], websocket)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
 def playwright() -> Iterator[Playwright]:
+    """For each module anew: while it runs, this thread has its event loop, and no test can have one of its own."""
     with sync_playwright() as started:
         yield started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium(playwright: Playwright) -> Iterator[Browser]:
     binary = shutil.which("chromium")
     assert binary is not None, "chromium is not installed: .ci/setup web installs it"
@@ -98,7 +212,9 @@ def page(context: BrowserContext) -> Iterator[Page]:
     tab = context.new_page()
     problems: list[str] = []
     tab.on("pageerror", lambda error: problems.append(str(error)))
-    tab.on("console", lambda line: problems.append(line.text) if "Content Security Policy" in line.text else None)
+    tab.on(
+        "console", lambda line: problems.append(line.text) if "Content Security Policy" in line.text else None
+    )
     yield tab
     assert problems == []
 

@@ -201,7 +201,7 @@ function connectError(error: unknown, address: string): BusError {
   if (error instanceof AuthorizationError || /authoriz|authentication/i.test(causes(error))) {
     return new BusError("PERMISSION_DENIED", "The bus refuses these credentials.", "Check them, or get new ones: `h2kbus up` makes a new token at each start.");
   }
-  if (/seed|nkey|creds|checksum|decode|encoding|prefix/i.test(causes(error))) {
+  if (/seed|nkey|creds|credentials|checksum|decode|encoding|prefix/i.test(causes(error))) {
     return new BusError("BAD_SETTINGS", "These are no credentials of that kind.", "Paste the whole file or seed, unchanged.");
   }
   return new BusError(

@@ -40,8 +40,8 @@ export function SignInForm({ place, busy, problem, onSignIn }: Props) {
         <p class="muted">Bus at <code>{place.websocket}</code></p>
         {problem && <Problem error={problem} />}
         <label class="field">
-          <span>Sign in with</span>
-          <select value={kind} onChange={(event) => setKind(event.currentTarget.value as SignIn["kind"])}>
+          <span id="kind-label">Sign in with</span>
+          <select aria-labelledby="kind-label" value={kind} onChange={(event) => setKind(event.currentTarget.value as SignIn["kind"])}>
             {Object.entries(KINDS).map(([value, label]) => <option key={value} value={value}>{label}</option>)}
           </select>
         </label>

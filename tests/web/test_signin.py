@@ -1,0 +1,157 @@
+"""Who may see what, and what the page says to those who may not."""
+
+import base64
+import os
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from h2kbus.client import Bus
+from tests.conftest import Program
+from tests.web.conftest import Site, free_port, serving, shoot
+
+pytestmark = pytest.mark.slow
+
+CHUNK = 128 << 10
+
+
+def is_connected(page: Page) -> None:
+    expect(page.get_by_role("status").get_by_text("Connected")).to_be_visible()
+
+
+def test_an_observer_reads_everything_and_has_no_buttons_for_commands(guarded: Site, page: Page) -> None:
+    job_id = guarded.submit(seconds=20)
+    guarded.sign_in(page, "observer")
+    is_connected(page)
+    expect(page.get_by_text("READ ONLY")).to_be_visible()
+    page.get_by_role("link", name=job_id).click()
+    expect(page.locator(".job-head .badge")).to_have_text("RUNNING")
+    for name in ("Submit a job", "Cancel"):
+        expect(page.get_by_role("button", name=name)).to_have_count(0)
+    shoot(page, "observer")
+    page.get_by_role("link", name="Fleet").click()
+    expect(page.get_by_role("row", name="host-7")).to_be_visible()
+    page.get_by_role("link", name="Lanes").click()
+    expect(page.get_by_role("row", name="op-rehearse")).to_be_visible()
+    guarded.cancel(job_id)
+
+
+def test_a_command_that_is_denied_says_so(guarded: Site, page: Page) -> None:
+    guarded.sign_in(page, "canceller")
+    page.get_by_role("button", name="Submit a job").click()
+    page.get_by_label("Operation").fill("rehearse")
+    page.get_by_label("Image").fill("/x.raw")
+    page.get_by_label("Output directory").fill("/out")
+    page.get_by_role("button", name="Submit", exact=True).click()
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("This user may not use sites.berlin.v1.commands.canceller.submit.")
+    expect(alert).to_contain_text("Ask the bus's administrator")
+    shoot(page, "denied")
+
+
+@pytest.mark.parametrize(
+    ("kind", "label", "secret", "words"),
+    [
+        ("token", "Token", "wrong", "The bus refuses these credentials."),
+        ("nkey", "NKey seed", "SUAnonsense", "These are no credentials of that kind."),
+        ("creds", "Content of the .creds file", "nothing", "These are no credentials of that kind."),
+    ],
+)
+def test_credentials_that_are_wrong_are_said_to_be(
+    guarded: Site, page: Page, kind: str, label: str, secret: str, words: str
+) -> None:
+    page.goto(guarded.page)
+    page.get_by_label("Sign in with").select_option(kind)
+    page.get_by_label(label, exact=True).fill(secret)
+    page.get_by_role("button", name="Connect").click()
+    expect(page.get_by_role("alert")).to_contain_text(words)
+    shoot(page, f"wrong-{kind}")
+
+
+def test_a_wrong_password_is_said_to_be(guarded: Site, page: Page) -> None:
+    guarded.sign_in(page, "observer", "guessed")
+    expect(page.get_by_role("alert")).to_contain_text("The bus refuses these credentials.")
+
+
+def test_a_link_with_an_old_token_leads_to_the_form_and_a_reason(guarded: Site, page: Page) -> None:
+    page.goto(f"{guarded.page}#token=of-yesterday")
+    expect(page.get_by_role("alert")).to_contain_text("makes a new token at each start")
+    assert "token" not in page.url
+
+
+def test_a_token_is_out_of_the_address_at_once(site: Site, page: Page) -> None:
+    page.goto(f"{site.page}#token=made-up")
+    is_connected(page)
+    assert "made-up" not in page.url
+
+
+def test_a_reload_stays_signed_in_and_another_tab_does_not(
+    guarded: Site, page: Page, context: BrowserContext
+) -> None:
+    guarded.sign_in(page, "observer")
+    is_connected(page)
+    page.reload()
+    is_connected(page)
+    other = context.new_page()
+    other.goto(guarded.page)
+    expect(other.get_by_role("button", name="Connect")).to_be_enabled()
+
+
+def test_signing_out_forgets_the_secret(guarded: Site, page: Page) -> None:
+    guarded.sign_in(page, "observer")
+    is_connected(page)
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("button", name="Connect")).to_be_enabled()
+    assert page.evaluate("JSON.stringify([{...sessionStorage}, {...localStorage}])") == "[{},{}]"
+
+
+@pytest.fixture
+def lonely(program: Program) -> Iterator[str]:
+    """The page of a bus that does not run."""
+    with serving(program, "--port", "0", "--websocket", f"ws://127.0.0.1:{free_port()}") as served:
+        yield served["url"]
+
+
+def test_a_bus_that_is_not_there_is_named_with_what_to_check(lonely: str, page: Page) -> None:
+    page.goto(lonely)
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("No bus answers at ws://127.0.0.1:")
+    expect(alert).to_contain_text("that its WebSocket listener is on")
+    shoot(page, "unreachable")
+
+
+def test_a_page_of_another_origin_may_not_connect(site: Site, page: Page, program: Program) -> None:
+    with serving(program, "--port", "0", "--websocket", site.websocket) as served:
+        page.goto(served["url"])
+        expect(page.get_by_role("alert")).to_contain_text(f"accepts pages from {served['url'].rstrip('/')}")
+
+
+def test_the_end_of_a_hundred_megabytes_of_log_is_shown(guarded: Site, page: Page) -> None:
+    job_id = guarded.submit()
+    guarded.end(job_id)
+    lines = b"".join(b"%09d %s\n" % (number, b"x" * 90) for number in range(1_050_000))
+    guarded.do(lambda bus: put_log(bus, job_id, lines))
+    guarded.sign_in(page, "observer")
+    is_connected(page)
+    page.goto(f"{guarded.page}#/job/{job_id}")
+    log = page.get_by_role("region", name="Log")
+    expect(log).to_contain_text("001049999")
+    expect(log).to_contain_text("The last 64.0 KiB of 101 MiB.")
+    log.get_by_role("button", name="Show more").click()
+    expect(log).to_contain_text("The last 512 KiB of 101 MiB.")
+    shoot(page, "log")
+
+
+async def put_log(bus: Bus, job_id: str, log: bytes) -> None:
+    """As an object store has it, between the chunks of another object."""
+    store = bus.topology.artifacts_store
+    for start in range(0, len(log), CHUNK):
+        await bus.connection.publish(f"$O.{store}.C.{job_id}", log[start : start + CHUNK])
+        if start % (1 << 20) == 0:
+            await bus.connection.publish(f"$O.{store}.C.other", os.urandom(1024))
+    name = f"{job_id}/1/log"
+    info = {"name": name, "nuid": job_id, "size": len(log), "chunks": -(-len(log) // CHUNK)}
+    key = base64.urlsafe_b64encode(name.encode()).decode()
+    await bus.connection.publish(f"$O.{store}.M.{key}", msgspec.json.encode(info))
