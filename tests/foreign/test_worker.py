@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 @contextlib.asynccontextmanager
 async def foreign_worker(fleet: Fleet, worker_id: str = "node-1") -> AsyncIterator["subprocess.Popen[str]"]:
-    argv = ["node", HERE / "worker.mjs", fleet.settings.url, fleet.settings.root, worker_id]
+    argv = ["node", str(HERE / "worker.mjs"), fleet.settings.url, fleet.settings.root, worker_id]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

@@ -5,7 +5,6 @@ import contextlib
 import json
 import shutil
 import socket
-import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 import anyio
 import msgspec
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, ViewportSize, sync_playwright
 
 import h2kbus
 from h2kbus.client import Bus
@@ -43,9 +42,9 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-DESKTOP = {"width": 1280, "height": 800}
+DESKTOP: ViewportSize = {"width": 1280, "height": 800}
 PASSWORD = "made-up"
-PHONE = {"width": 360, "height": 740}
+PHONE: ViewportSize = {"width": 360, "height": 740}
 
 
 class Site(msgspec.Struct, frozen=True):
@@ -184,7 +183,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def playwright() -> Iterator[Playwright]:
-    """For each module anew: while it runs, this thread has its event loop, and no test can have one of its own."""
+    """For each module anew: while it runs, its event loop has this thread, and no test can have its own."""
     with sync_playwright() as started:
         yield started
 

@@ -20,6 +20,9 @@ export function duration(seconds: number): string {
   return `${Math.floor(whole / 86_400)} d ${Math.floor((whole % 86_400) / 3600)} h`;
 }
 
+/** How long something took; the tenth of a second matters only when it was quick. */
+export const took = (seconds: number) => (seconds < 10 ? `${seconds.toFixed(1)} s` : duration(seconds));
+
 export function ago(moment: string, now = Date.now()): string {
   const seconds = (now - Date.parse(moment)) / 1000;
   return seconds < 2 ? "now" : `${duration(seconds).replace(/ (\d\d (s|min)|\d+ h)$/, "")} ago`;

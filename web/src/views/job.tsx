@@ -2,12 +2,12 @@
 import { useEffect, useState } from "preact/hooks";
 import { BusError, asBusError, parsed } from "../bus";
 import { type JobError, type JobRecord, JOB_ID, type ProgressEvent, adviceFor, isLeased, isTerminal } from "../contract";
-import { bytes, clockTime, duration, fullTime, percent as inPercent } from "../format";
+import { bytes, clockTime, fullTime, percent as inPercent, took } from "../format";
 import { type Job, type Model, type Snapshot, standing } from "../model";
 import { CancelDialog } from "./cancel";
 import { Words } from "./jobs";
 import { LogView } from "./log";
-import { Badge, Bar, Empty, Problem } from "./parts";
+import { Badge, Bar, Empty, Problem, Prose } from "./parts";
 
 const MAX_EVENTS = 1000;
 
@@ -71,7 +71,7 @@ function Failure({ error }: { error: JobError }) {
     <div class={`problem ${error.code === "CANCELLED" ? "mild" : ""}`} role="note" aria-label="Error">
       <strong>{error.code}</strong> {error.phase && <span class="muted">in {error.phase}</span>}
       <p>{error.message}</p>
-      {adviceFor(error.code) && <p class="advice">{adviceFor(error.code)}</p>}
+      {adviceFor(error.code) && <p class="advice"><Prose words={adviceFor(error.code)} /></p>}
     </div>
   );
 }
@@ -110,7 +110,7 @@ function Outcome({ record }: { record: JobRecord }) {
   const { outputs = {}, metrics = {}, warnings = [], summary = {} } = result;
   const facts: [string, string | number | null | undefined][] = [
     ["Ended", fullTime(result.completed_at)],
-    ["Took", metrics.execution_seconds === undefined ? null : duration(metrics.execution_seconds)],
+    ["Took", metrics.execution_seconds === undefined ? null : took(metrics.execution_seconds)],
     ["Image", outputs["fixed_image"] as string],
     ["Report", outputs["report"] as string],
     ["Log", outputs["logs"] as string],
@@ -137,7 +137,7 @@ function AuditTrail({ record }: { record: JobRecord }) {
           {(record.transitions ?? []).map((each, index) => (
             <tr key={index}>
               <td class="number" title={fullTime(each.at)}>{clockTime(each.at)}</td>
-              <td>{each.to}</td><td class="id">{each.by}</td><td>{each.reason}</td>
+              <td class="state">{each.to}</td><td class="id">{each.by}</td><td>{each.reason}</td>
             </tr>
           ))}
         </tbody>

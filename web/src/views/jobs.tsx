@@ -1,7 +1,7 @@
 // The list of jobs: filtered by state and words, the newest first.
 import { useState } from "preact/hooks";
 import { JOB_ID, type State, isLeased, isTerminal } from "../contract";
-import { bytes, duration, fileName } from "../format";
+import { bytes, duration, fileName, took } from "../format";
 import { type Job, type Snapshot, standing } from "../model";
 import { Ago, Badge, Bar, Empty } from "./parts";
 
@@ -78,7 +78,7 @@ function Row({ job }: { job: Job }) {
   return (
     <tr>
       <td><Badge state={state} /></td>
-      <td class="id"><a href={`#/job/${encodeURIComponent(record.job_id)}`}>{record.job_id}</a></td>
+      <td class="id"><a title={record.job_id} href={`#/job/${encodeURIComponent(record.job_id)}`}>{record.job_id}</a></td>
       <td class="operation">{record.spec?.operation ?? "–"}</td>
       <td class="image" title={image}>{image ? fileName(image) : "–"}</td>
       <td class="progress">{percent > 0 || isLeased(state) ? <Bar value={percent} state={state} label={`Progress of ${record.job_id}`} /> : ""}</td>
@@ -95,7 +95,8 @@ export function Words({ job }: { job: Job }) {
   const { state, phase, event } = standing(job);
   const error = record.result?.error;
   if (state === "FAILED" && error) return <span class="bad-text" title={error.message}>{error.code}: {error.message}</span>;
-  if (isTerminal(state)) return <>{record.result?.metrics?.execution_seconds ? `took ${duration(record.result.metrics.execution_seconds)}` : ""}</>;
+  if (state === "CANCELLED") return <span class="muted" title={error?.message}>{error?.message ?? "cancelled"}</span>;
+  if (isTerminal(state)) return <span class="number">took {took(record.result?.metrics?.execution_seconds ?? 0)}</span>;
   if (!isLeased(state)) return <span class="muted">{record.pending_reason ?? "waits for a worker"}</span>;
   const parts = [phase];
   if (event?.bytes_total) parts.push(`${bytes(event.bytes_done ?? 0)} of ${bytes(event.bytes_total)}`);

@@ -13,10 +13,15 @@ export function useSnapshot(model: Model): Snapshot {
   return snapshot;
 }
 
+/** Words in which `this` is something to type. */
+export function Prose({ words }: { words: string }) {
+  return <>{words.split("`").map((part, index) => (index % 2 ? <code key={index}>{part}</code> : part))}</>;
+}
+
 export function Problem({ error }: { error: BusError }) {
   return (
     <div class="problem" role="alert">
-      <strong>{error.message}</strong> {error.advice && <span>{error.advice}</span>}
+      <strong>{error.message}</strong> <Prose words={error.advice} />
     </div>
   );
 }
