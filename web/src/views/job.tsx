@@ -50,7 +50,7 @@ function Known({ model, job, mayCommand }: { model: Model; job: Job; mayCommand:
       </header>
       <div class="card now" aria-live="polite">
         <Bar value={percent} state={state} label="Progress" />
-        <p><Words job={job} /></p>
+        {!record.result?.error && <p><Words job={job} /></p>}
       </div>
       {record.result?.error && <Failure error={record.result.error} />}
       <div class="columns">
