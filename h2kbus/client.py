@@ -9,17 +9,17 @@ async with h2kbus.connect("nats://127.0.0.1:4222") as bus:
 
 import contextlib
 import datetime as dt
-from collections.abc import AsyncIterator, Iterable, Mapping
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from pathlib import Path
 from typing import Final, Literal
 
-import anyio
 import msgspec
 
 from h2kbus.connection import Connection
 from h2kbus.connection import connect as connect_to_server
 from h2kbus.errors import (
     BusError,
-    DuplicateJob,
     InvalidMessage,
     JobFinished,
     JobNotFound,
@@ -31,15 +31,16 @@ from h2kbus.errors import (
 from h2kbus.fleet import LaneLoad, give_order, read_lanes, read_loads, read_workers
 from h2kbus.ids import new_job_id
 from h2kbus.limits import LimitUse, read_limits, set_ceiling
-from h2kbus.settings import ConnectionSettings
+from h2kbus.settings import DEFAULT_URL, ConnectionSettings
+from h2kbus.signing import Signer
 from h2kbus.store import Entry, JobStore
+from h2kbus.verdicts import Verdict, verdicts_on
 from h2kbus.watch import RESYNC_SECONDS, EventFeed, next_within
 from subjects.codec import convert, encode
 from subjects.commands import CancelCommand, RetryCommand, Verb
 from subjects.events import ProgressEvent, milestone
 from subjects.fleet import LaneAnnouncement, WorkerCapabilities, WorkerOrder
 from subjects.grammar import Grammar
-from subjects.lifecycle import same_job
 from subjects.limits import Ceiling
 from subjects.record import JobRecord
 from subjects.spec import MAX_SPEC_BYTES, JobSpec, LimitLabel, Places
@@ -47,7 +48,6 @@ from subjects.states import State
 from subjects.topology import Topology
 
 VERDICT_SECONDS: Final = 5.0
-POLL_SECONDS: Final = 0.02
 SUBMIT_WINDOW: Final = 512
 """Submissions on their way at once: enough to hide the round trip, few enough to stay in memory."""
 
@@ -55,8 +55,12 @@ SUBMIT_WINDOW: Final = 512
 class Bus:
     """A client's view of one fleet. Made by `h2kbus.connect`; safe to share between tasks."""
 
-    def __init__(self, connection: Connection, grammar: Grammar, submitter: str) -> None:
+    def __init__(
+        self, connection: Connection, grammar: Grammar, submitter: str, signer: Signer | None = None
+    ) -> None:
+        """With a `signer`, jobs are signed when they are submitted and when they are run again."""
         self.connection = connection
+        self.signer = signer
         self.grammar = grammar
         self.topology = Topology(grammar)
         self.store = JobStore(connection, self.topology)
@@ -92,44 +96,25 @@ class Bus:
         """Wait for the scheduler's word on a submission, `timeout` seconds at the most.
 
         Returns the record's entry, or None when no scheduler has answered yet. Raises DuplicateJob when
-        the record belongs to another job than `spec`.
+        the record belongs to another job than `spec`, and QuotaExceeded when the job was refused for that.
         """
-        feed = EventFeed(self.connection, self.topology, job_id)
-        entry = None
-        async with feed.open() as events:
-            with anyio.move_on_after(timeout):
-                entry = await self.store.find(job_id)
-                while entry is None:
-                    await events.receive()
-                    entry = await self.store.find(job_id)
-        if entry is None:
-            return None
-        word = _same_or_duplicate(entry, spec)
-        if isinstance(word, DuplicateJob):
-            raise word
-        return word
+        async with contextlib.aclosing(self.verdicts({job_id: spec}, timeout=timeout)) as words:
+            async for _, word in words:
+                if not isinstance(word, Entry):
+                    raise word
+                return word
+        return None
 
-    async def verdicts(
+    def verdicts(
         self, specs: Mapping[str, JobSpec | None], *, timeout: float = VERDICT_SECONDS
-    ) -> AsyncIterator[tuple[str, Entry | DuplicateJob]]:
+    ) -> AsyncGenerator[tuple[str, Verdict]]:
         """The scheduler's word on many submissions, each as soon as it is there, until `timeout` (seconds).
 
         Ids that it has not answered by then are left out. `specs` gives the job behind each id; None
         where the id is new, so that it cannot belong to another job.
         """
-        pending = list(specs)
-        until = anyio.current_time() + timeout
-        while pending:
-            undecided = []
-            for job_id, entry in zip(pending, await self.store.find_many(pending), strict=True):
-                if entry is None:
-                    undecided.append(job_id)
-                else:
-                    yield job_id, _same_or_duplicate(entry, specs[job_id])
-            pending = undecided
-            if not pending or anyio.current_time() > until:
-                return
-            await anyio.sleep(POLL_SECONDS)
+        sent = {job_id: spec and self._as_sent(spec, job_id) for job_id, spec in specs.items()}
+        return verdicts_on(self.connection, self.store, self.submitter, sent, timeout)
 
     async def status(self, job_id: str) -> JobRecord:
         """The job's record. Raises JobNotFound."""
@@ -206,7 +191,9 @@ class Bus:
     async def retry(self, job_id: str) -> str:
         """Run a finished job again as a new job; returns the new id.
 
-        Raises JobNotFound, and InvalidMessage while the job has not ended.
+        With a signer, only a job that its own key has signed is signed anew: whoever may write records
+        could otherwise have anything signed. Raises JobNotFound, and InvalidMessage for a job that has not
+        ended or that is not signed so.
         """
         record = await self.status(job_id)
         if not record.state.terminal:
@@ -214,10 +201,16 @@ class Bus:
                 f"job {job_id} is {record.state}; only a finished job can be retried", "$.state"
             )
         new_id = new_job_id()
-        await self.connection.publish(
-            self.grammar.command(self.submitter, Verb.RETRY, new_id), encode(RetryCommand(parent=job_id))
-        )
+        body = encode(self._retry_of(record, new_id))
+        await self.connection.publish(self.grammar.command(self.submitter, Verb.RETRY, new_id), body)
         return new_id
+
+    def _retry_of(self, record: JobRecord, new_id: str) -> RetryCommand:
+        plain, spec = RetryCommand(parent=record.job_id), record.spec
+        if self.signer is None or spec is None:
+            return plain
+        signed = self.signer.sign_again(spec, record.job_id, new_id, self.grammar.root)
+        return msgspec.structs.replace(plain, created_at=signed.created_at, signature=signed.signature)
 
     async def jobs(
         self, *, state: State | None = None, since: dt.datetime | None = None
@@ -272,11 +265,19 @@ class Bus:
             given = WorkerOrder(order=order, by=self.submitter, at=now, reason=reason)
         await give_order(self.connection, self.topology, worker_id, given)
 
+    def _as_sent(self, spec: JobSpec, job_id: str) -> JobSpec:
+        """The job under its id, signed if there is a signer; a signature that it has is kept without one.
+
+        Raises InvalidMessage for a job that cannot be signed.
+        """
+        created_at = spec.created_at or dt.datetime.now(dt.UTC)
+        named = msgspec.structs.replace(spec, job_id=job_id, created_at=created_at)
+        return named if self.signer is None else self.signer.sign(named, self.grammar.root)
+
     def _command(self, spec: JobSpec) -> tuple[str, str, bytes]:
         """The id, subject and body of a submission. Raises InvalidMessage."""
         job_id = spec.job_id or new_job_id()
-        created_at = spec.created_at or dt.datetime.now(dt.UTC)
-        body = encode(msgspec.structs.replace(spec, job_id=job_id, created_at=created_at))
+        body = encode(self._as_sent(spec, job_id))
         if len(body) > MAX_SPEC_BYTES:
             raise InvalidMessage(f"the job has {len(body)} bytes; {MAX_SPEC_BYTES} are allowed")
         return job_id, self.grammar.command(self.submitter, Verb.SUBMIT, job_id), body
@@ -300,23 +301,19 @@ class Bus:
             raise JobNotFound(f"no job {job_id}")
 
 
-def _same_or_duplicate(entry: Entry, spec: JobSpec | None) -> Entry | DuplicateJob:
-    if spec is None or entry.record.spec is None or same_job(entry.record, spec):
-        return entry
-    return DuplicateJob(f"another job has the id {entry.record.job_id}")
-
-
 @contextlib.asynccontextmanager
 async def connect(
     url: str | None = None, *, settings: ConnectionSettings | None = None, submitter: str | None = None
 ) -> AsyncIterator[Bus]:
     """Connect to a bus.
 
-    `settings` says everything; `url` alone is enough for an open server. Raises BusUnreachable,
-    PermissionDenied or ServerUnfit.
+    `settings` says everything; `url` alone is enough for an open server, and for this user's own `h2kbus up`
+    on this machine. Raises BusUnreachable, PermissionDenied or ServerUnfit, and SettingsError for a key to
+    sign with that is none.
     """
-    chosen = settings or ConnectionSettings()
+    chosen = settings or ConnectionSettings(url=url or DEFAULT_URL).with_local_token(os.environ)
     if url is not None:
         chosen = msgspec.structs.replace(chosen, url=url)
+    signer = Signer.from_file(Path(chosen.sign_key)) if chosen.sign_key else None
     async with connect_to_server(chosen) as connection:
-        yield Bus(connection, Grammar(chosen.root), submitter or chosen.submitter())
+        yield Bus(connection, Grammar(chosen.root), submitter or chosen.submitter(), signer)

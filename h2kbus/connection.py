@@ -4,8 +4,8 @@ Everything durable goes through `publish` (with the server's acknowledgement) an
 by name goes through direct gets. No `nats` exception passes this module.
 """
 
-import asyncio
 import contextlib
+import logging
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from http import HTTPStatus
@@ -29,15 +29,19 @@ from h2kbus.errors import (
     NotProvisioned,
     ServerUnfit,
 )
-from h2kbus.handshake import all_refused, check_server, client_options, connect_error
-from h2kbus.inbox import Inbox, MessageHandler, raised, settled
-from h2kbus.settings import ConnectionSettings
+from h2kbus.handshake import check_server, client_options, connect_error, is_hopeless
+from h2kbus.inbox import Inbox, MessageHandler, denial, raised, settled
+from h2kbus.settings import DEFAULT_API_PREFIX, ConnectionSettings
+
+log = logging.getLogger("h2kbus")
 
 DEADLINE_SECONDS: Final = 5.0
 """How long one request to the server may take."""
 CLOSE_SECONDS: Final = 2.0
 
-_DENIED: Final = re.compile(r'permissions violation for (?:publish|subscription) to "([^"]+)"', re.IGNORECASE)
+_DENIED: Final = re.compile(
+    r'permissions violation for (?P<kind>publish|subscription) to "(?P<subject>[^"]+)"', re.IGNORECASE
+)
 
 
 class Connection:
@@ -46,9 +50,13 @@ class Connection:
     def __init__(self, client: Client) -> None:
         self.nats = client
         self.inbox = Inbox(client)
+        self.api_prefix = DEFAULT_API_PREFIX
         self.on_reconnect: list[Callable[[], None]] = []
+        self.on_denied: list[Callable[[str], bool]] = []
+        """Each is given a subject that the server refused, in lower case, and says if it waited there."""
         self.closed = anyio.Event()
         self._connected = anyio.Event()
+        self._unheard: set[str] = set()
 
     @property
     def max_payload(self) -> int:
@@ -105,7 +113,7 @@ class Connection:
     async def api(self, name: str, body: Any = None, *, timeout: float = DEADLINE_SECONDS) -> dict[str, Any]:
         """Call the JetStream API; its errors become ours. A missing thing is a `KeyError` of its name."""
         answer = await self.ask(
-            f"$JS.API.{name}", b"" if body is None else msgspec.json.encode(body), timeout=timeout
+            f"{self.api_prefix}.{name}", b"" if body is None else msgspec.json.encode(body), timeout=timeout
         )
         if not answer.data:
             raise ServerUnfit("the server runs without JetStream", code=ErrorCode.JETSTREAM_MISSING)
@@ -119,7 +127,7 @@ class Connection:
 
     async def get_last(self, stream: str, subject: str) -> Stored | None:
         """The newest message under a subject, read directly from the stream; None when there is none."""
-        return found_in(stream, await self.ask(f"$JS.API.DIRECT.GET.{stream}.{subject}"))
+        return found_in(stream, await self.ask(f"{self.api_prefix}.DIRECT.GET.{stream}.{subject}"))
 
     async def get_last_together(self, stream: str, subjects: Sequence[str]) -> list[Stored | None]:
         """Like `get_last` for several subjects in one round trip."""
@@ -138,7 +146,7 @@ class Connection:
     async def _get_together(self, stream: str, queries: Sequence[tuple[str, bytes]]) -> list[Stored | None]:
         if not self.nats.is_connected:
             await self._reconnected(DEADLINE_SECONDS)
-        name = f"$JS.API.DIRECT.GET.{stream}"
+        name = f"{self.api_prefix}.DIRECT.GET.{stream}"
         with mapped_errors:
             answers = [
                 await self.inbox.begin(f"{name}{ending}", body, timeout=DEADLINE_SECONDS)
@@ -149,29 +157,26 @@ class Connection:
     async def get_batch(self, stream: str, query: dict[str, Any], *, size: int = 500) -> list[Stored]:
         """Up to `size` messages by one direct get; see `read` for all of them.
 
-        Raises BusTimeout unless the whole batch arrives in time.
+        Raises BusTimeout unless the whole batch arrives in time, PermissionDenied at once.
         """
         if not self.nats.is_connected:
             await self._reconnected(DEADLINE_SECONDS)
-        done: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         batch: list[Stored] = []
+        status: str | None = None
 
-        def collect(message: Msg) -> None:
+        def take(message: Msg) -> bool:
+            nonlocal status
             if "Nats-Sequence" in (message.headers or {}):
                 batch.append(stored(message))
-            elif not done.done():
-                done.set_result(status_of(message))
+                return False
+            status = status_of(message)
+            return True
 
-        reply, close = self.inbox.open(collect)
-        try:
-            request = msgspec.json.encode({**query, "batch": size})
-            await self.publish_unconfirmed(f"$JS.API.DIRECT.GET.{stream}", request, reply)
-            with anyio.fail_after(DEADLINE_SECONDS):
-                status = await done
-        except TimeoutError:
-            raise BusTimeout(f"no complete answer from {stream} in {DEADLINE_SECONDS:g} s") from None
-        finally:
-            close()
+        request = msgspec.json.encode({**query, "batch": size})
+        with mapped_errors:
+            await self.inbox.ask_many(
+                f"{self.api_prefix}.DIRECT.GET.{stream}", request, take, timeout=DEADLINE_SECONDS
+            )
         if status == "503":
             raise NotProvisioned(f"this server has no stream {stream}")
         return batch
@@ -191,13 +196,25 @@ class Connection:
             query = {"next_by_subj": subject, "seq": batch[-1].seq + 1}
 
     async def listen(self, subject: str, handler: MessageHandler) -> Subscription:
-        """Subscribe with a plain function; the caller unsubscribes."""
+        """Subscribe with a plain function; the caller unsubscribes.
+
+        Returns once the server has taken the subscription. Raises PermissionDenied.
+        """
 
         async def deliver(message: Msg) -> None:
             handler(message)
 
         with mapped_errors:
-            return await self.nats.subscribe(subject, cb=deliver)
+            subscription = await self.nats.subscribe(subject, cb=deliver)
+        await self._require_heard(subject)
+        return subscription
+
+    async def _require_heard(self, subject: str) -> None:
+        """A refusal of a subscription comes before the answer to whatever is asked next."""
+        await self.flush()
+        if subject.lower() in self._unheard:
+            self._unheard.discard(subject.lower())
+            raise denial(subject)
 
     async def drain(self, subscription: Subscription) -> None:
         """Unsubscribe, and return once what was under way has been handled."""
@@ -207,6 +224,8 @@ class Connection:
     async def flush(self) -> None:
         """Wait until the server has seen everything sent so far."""
         with mapped_errors:
+            # The client's own flush sends its question past what is still buffered.
+            await self.nats._flush_pending(force_flush=True)  # noqa: SLF001 - it has no public name
             await self.nats.flush(timeout=int(DEADLINE_SECONDS))
 
     async def _reconnected(self, timeout: float) -> None:
@@ -217,21 +236,23 @@ class Connection:
         if waited.cancelled_caught:
             raise BusUnreachable(f"not connected for {timeout:g} s")
 
-    async def open(self, settings: ConnectionSettings) -> None:
+    async def open(self, settings: ConnectionSettings, options: dict[str, Any]) -> None:
         """Connect and check the server; see `connect`, which also closes."""
+        self.api_prefix = settings.api_prefix
         errors: list[Exception] = []
-        with anyio.move_on_after(settings.connect_timeout_seconds) as attempt:
+        connecting = True
+        with anyio.move_on_after(settings.connect_timeout_seconds):
 
             async def on_error(error: Exception) -> None:
                 errors.append(error)
                 self._take_error(error)
-                # The client would try for ever; where nothing listens that is clear at once.
-                if not self._connected.is_set() and all_refused(errors, len(settings.servers)):
-                    attempt.cancel()
+                # The client would try for ever; where nobody listens or all refuse us, that is clear now.
+                if connecting and is_hopeless(errors, len(settings.servers)):
+                    raise error
 
             try:
                 await self.nats.connect(
-                    **client_options(settings),
+                    **options,
                     error_cb=on_error,
                     disconnected_cb=self._on_disconnect,
                     reconnected_cb=self._on_reconnect,
@@ -239,11 +260,12 @@ class Connection:
                 )
             except (OSError, nats.errors.Error) as error:
                 errors.append(error)
+        connecting = False
         if not self.nats.is_connected:
-            raise connect_error(settings, errors)
+            raise connect_error(settings, self.nats, errors)
         self._connected.set()
-        check_server(self.nats)
-        await self.inbox.start()
+        check_server(self.nats, settings)
+        await self._require_heard(await self.inbox.start())
 
     async def close(self) -> None:
         """Send what is buffered and close, within two seconds."""
@@ -267,9 +289,15 @@ class Connection:
         self.inbox.fail_all("the connection is closed")
 
     def _take_error(self, error: Exception) -> None:
+        """The client tells of refusals here only, and in lower case."""
         denied = _DENIED.search(str(error))
-        if denied:
-            self.inbox.fail_denied(denied[1], f"this user may not use {denied[1]}")
+        if denied is None:
+            return
+        subject = denied["subject"]
+        if denied["kind"] == "subscription":
+            self._unheard.add(subject)
+        elif not any([self.inbox.fail_denied(subject), *(call(subject) for call in self.on_denied)]):
+            log.warning("this user may not publish to %s", subject)
 
 
 @contextlib.asynccontextmanager
@@ -277,11 +305,12 @@ async def connect(settings: ConnectionSettings) -> AsyncIterator[Connection]:
     """Connect, check the server, and close on the way out.
 
     Raises BusUnreachable when no server answers within `settings.connect_timeout_seconds`,
-    PermissionDenied for wrong credentials, ServerUnfit for a server that is too old or lacks JetStream.
+    PermissionDenied for wrong credentials, TlsFailed, ServerUnfit for a server that is too old or lacks
+    JetStream, SettingsError for files that cannot be used.
     """
-    connection = Connection(Client())
+    connection, options = Connection(Client()), client_options(settings)
     try:
-        await connection.open(settings)
+        await connection.open(settings, options)
         yield connection
     finally:
         await connection.close()

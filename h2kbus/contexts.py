@@ -1,7 +1,8 @@
 """NATS contexts: the connection profiles that the `nats` command keeps for all NATS tools.
 
 They are JSON files under `$XDG_CONFIG_HOME/nats/context` (`~/.config` by default); `context.txt` beside
-that directory names the selected one.
+that directory names the selected one. Any other such file is named by its absolute path; the files that it
+names are looked for beside it, so that `h2kbus auth` can make a directory that works wherever it is copied.
 """
 
 import json
@@ -22,6 +23,9 @@ _FIELDS: Final = {
     "cert": "tls_cert",
     "key": "tls_key",
     "inbox_prefix": "inbox_prefix",
+    "jetstream_api_prefix": "api_prefix",
+    # Ours alone; other tools leave it be.
+    "h2kbus_root": "root",
 }
 _PATHS: Final = frozenset({"creds", "nkey", "ca", "cert", "key"})
 _UNSUPPORTED: Final = ("nsc", "socks_proxy", "user_jwt", "user_seed", "windows_cert_store")
@@ -38,9 +42,10 @@ def load_context(name: str | None, env: Mapping[str, str]) -> dict[str, str]:
     chosen = name or _selected(directory)
     if not chosen:
         return {}
-    if Path(chosen).name != chosen:
-        raise SettingsError(f"context {chosen!r} is not a plain name")
-    path = directory / "context" / f"{chosen}.json"
+    own = Path(chosen).is_absolute() and chosen.endswith(".json")
+    if Path(chosen).name != chosen and not own:
+        raise SettingsError(f"context {chosen!r} is not a plain name, and no absolute path of a .json file")
+    path = Path(chosen) if own else directory / "context" / f"{chosen}.json"
     fields = _read(path, chosen)
     refused = [field for field in _UNSUPPORTED if fields.get(field)]
     if refused:
@@ -48,7 +53,13 @@ def load_context(name: str | None, env: Mapping[str, str]) -> dict[str, str]:
             f"context {chosen}: {', '.join(refused)} is not supported; use creds or nkey ({path})"
         )
     found = {ours: _text(path, theirs, fields.get(theirs), env) for theirs, ours in _FIELDS.items()}
+    if own:
+        found |= {ours: _beside(path, found[ours]) for theirs, ours in _FIELDS.items() if theirs in _PATHS}
     return {field: value for field, value in found.items() if value}
+
+
+def _beside(context: Path, file: str | None) -> str | None:
+    return str(context.parent / file) if file else None
 
 
 def _directory(env: Mapping[str, str]) -> Path:

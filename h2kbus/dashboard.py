@@ -18,7 +18,8 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from h2kbus.embedded import DEFAULT_WEBSOCKET_PORT
+from h2kbus.embedded import DEFAULT_PORT as DEFAULT_BUS_PORT
+from h2kbus.embedded import DEFAULT_WEBSOCKET_PORT, Pages
 from h2kbus.errors import SettingsError
 from h2kbus.settings import ConnectionSettings
 
@@ -45,6 +46,7 @@ class PageSettings(msgspec.Struct, frozen=True, kw_only=True):
     root: str
     submitter: str
     inboxPrefix: str = ""  # noqa: N815 - read by JavaScript
+    apiPrefix: str = ""  # noqa: N815 - read by JavaScript
 
 
 class StaticFile(msgspec.Struct, frozen=True):
@@ -87,6 +89,15 @@ def page_origins(given: Iterable[str] = ()) -> tuple[str, ...]:
         if not _ORIGIN.fullmatch(each):
             raise SettingsError(f"--page-origin {each!r}: give http://host:port or https://host:port")
     return found or tuple(f"http://{host}:{DEFAULT_PORT}" for host in (LOOPBACK, "localhost"))
+
+
+def pages_for(port: int, websocket_port: int | None, origins: Iterable[str]) -> Pages:
+    """The listener for pages of a bus at this port; a second bus must not want the first's.
+
+    Raises SettingsError for what is no origin.
+    """
+    usual = DEFAULT_WEBSOCKET_PORT if port == DEFAULT_BUS_PORT else 0
+    return Pages(usual if websocket_port is None else websocket_port, page_origins(origins))
 
 
 def sign_in_link(address: str, token: str | None) -> str:

@@ -110,7 +110,7 @@ class DeadLetters:
         if command.verb is Verb.CANCEL or await self._bus.store.find(command.job_id) is None:
             return subject, body
         new_id = _id_of(found)
-        renamed = _renamed(body, new_id) if command.verb is Verb.SUBMIT else body
+        renamed = _renamed(body, new_id, is_submission=command.verb is Verb.SUBMIT)
         return grammar.command(command.submitter, command.verb, new_id), renamed
 
 
@@ -125,7 +125,12 @@ def _id_of(found: NumberedLetter) -> str:
     return f"requeued-{hashlib.sha256(facts.encode()).hexdigest()[:20]}"
 
 
-def _renamed(body: bytes, job_id: str) -> bytes:
-    """The same job under another id. Raises InvalidMessage for what is no JSON object."""
+def _renamed(body: bytes, job_id: str, *, is_submission: bool) -> bytes:
+    """The same command for another id. Raises InvalidMessage for what is no JSON object, or is signed."""
     document = decode(dict[str, Any], body)
+    if document.get("signature") is not None:
+        reason = "its id is taken by now, and it is signed under that id: submit or retry it anew"
+        raise InvalidMessage(reason, "$.signature")
+    if not is_submission:
+        return body
     return msgspec.json.encode({**document, "job_id": job_id})

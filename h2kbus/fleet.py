@@ -41,15 +41,17 @@ class _ConsumerState(msgspec.Struct, frozen=True):
 async def read_workers(connection: Connection, topology: Topology) -> list[WorkerCapabilities]:
     """The workers bucket, by the workers' ids: those whose heartbeats have not stopped.
 
+    What is no heartbeat is left out, so that nobody who writes one there hides the other workers.
     `last_heartbeat` is the time at which the server got it, by its own clock.
     """
     stream = topology.bucket_stream(topology.workers_bucket)
     live = []
     async for stored in connection.read(stream, topology.worker_subject("*")):
-        if stored.data:
-            received = msgspec.convert(stored.time, dt.datetime)
-            worker = decode(WorkerCapabilities, stored.data)
-            live.append(msgspec.structs.replace(worker, last_heartbeat=received))
+        with contextlib.suppress(InvalidMessage):
+            if stored.data:
+                received = msgspec.convert(stored.time, dt.datetime)
+                worker = decode(WorkerCapabilities, stored.data)
+                live.append(msgspec.structs.replace(worker, last_heartbeat=received))
     return sorted(live, key=lambda worker: worker.worker_id)
 
 

@@ -1,19 +1,29 @@
 """What is said to a server on connecting, and what its answer must be."""
 
+import re
 import ssl
 from pathlib import Path
 from typing import Any, Final
 
 from nats.aio.client import Client
 
-from h2kbus.errors import BusError, BusUnreachable, ErrorCode, PermissionDenied, ServerUnfit, SettingsError
-from h2kbus.settings import ConnectionSettings
+from h2kbus.errors import (
+    BusError,
+    BusUnreachable,
+    ErrorCode,
+    PermissionDenied,
+    ServerUnfit,
+    SettingsError,
+    TlsFailed,
+)
+from h2kbus.settings import DEFAULT_API_PREFIX, ConnectionSettings
 
 RECONNECT_SECONDS: Final = 0.25
 
 # The first release of each line that has what the guarantees rest on.
 _FLOORS: Final = {(2, 12): (2, 12, 0), (2, 13): (2, 14, 3), (2, 14): (2, 14, 0)}
 _OLDEST: Final = (2, 12, 0)
+_SEED: Final = re.compile(rb"SU[A-Z2-7]{56}")
 
 
 def client_options(settings: ConnectionSettings) -> dict[str, Any]:
@@ -23,7 +33,7 @@ def client_options(settings: ConnectionSettings) -> dict[str, Any]:
         "password": settings.password,
         "token": settings.token,
         "user_credentials": settings.creds,
-        "nkeys_seed": settings.nkey,
+        "nkeys_seed": _seed(settings),
         "inbox_prefix": settings.inbox_prefix,
         "tls": _tls(settings),
     }
@@ -41,31 +51,64 @@ def client_options(settings: ConnectionSettings) -> dict[str, Any]:
     }
 
 
-def connect_error(settings: ConnectionSettings, errors: list[Exception]) -> BusError:
+def connect_error(settings: ConnectionSettings, client: Client, errors: list[Exception]) -> BusError:
     """What kept us from connecting, in words that hold no secret."""
-    words = [str(error) or type(error).__name__ for error in errors]
+    where = settings.display_url
     # The server hangs up after refusing, so its refusal need not be the last thing that happened.
-    if any("authorization" in each.lower() or "authentication" in each.lower() for each in words):
-        return PermissionDenied(f"{settings.display_url} refused these credentials")
-    last = words[-1] if words else "it did not answer"
-    return BusUnreachable(f"no NATS server answers at {settings.display_url} ({last})")
+    if any(map(_is_refusal, errors)):
+        return PermissionDenied(f"{where} refused these credentials")
+    untrusted = next((each for each in errors if isinstance(each, ssl.SSLCertVerificationError)), None)
+    if untrusted is not None:
+        return TlsFailed(f"the certificate of {where} is not to be trusted: {untrusted.verify_message}")
+    info = client._server_info  # noqa: SLF001 - the client has no public word for what the server wants
+    if errors and info.get("tls_verify") and not settings.tls_cert:
+        return TlsFailed(f"{where} wants a certificate of its clients, and none was given")
+    refused = next((each for each in errors if isinstance(each, ssl.SSLError)), None)
+    if refused is not None:
+        return TlsFailed(f"{where} did not agree on TLS: {refused.reason or refused}")
+    last = (str(errors[-1]) or type(errors[-1]).__name__) if errors else "it did not answer"
+    return BusUnreachable(f"no NATS server answers at {where} ({last})")
 
 
-def all_refused(errors: list[Exception], servers: int) -> bool:
-    """Whether each of the servers has refused the connection."""
-    refused = [error for error in errors if isinstance(error, ConnectionRefusedError)]
-    return len(refused) >= servers
+def is_hopeless(errors: list[Exception], servers: int) -> bool:
+    """Whether each of the servers has refused us in a way that waiting does not mend."""
+    final = [each for each in errors if isinstance(each, _FINAL) or _is_refusal(each)]
+    return len(final) >= servers
 
 
-def check_server(client: Client) -> None:
-    """Refuse a server below the floor of our guarantees, or one without JetStream."""
+_FINAL: Final = (ConnectionRefusedError, ssl.SSLError)
+
+
+def _is_refusal(error: Exception) -> bool:
+    words = str(error).lower()
+    return "authorization" in words or "authentication" in words
+
+
+def check_server(client: Client, settings: ConnectionSettings) -> None:
+    """Refuse a server below the floor of our guarantees, or one without JetStream.
+
+    The server tells of JetStream in the own account of the user, which another API prefix leads out of.
+    """
     version = client.connected_server_version
     release = (version.major, version.minor, version.patch)
     if release < _FLOORS.get(release[:2], _OLDEST):
         raise ServerUnfit(f"nats-server {'.'.join(map(str, release))} is too old")
     info = client._server_info  # noqa: SLF001 - the client has no public word for JetStream
-    if not info.get("jetstream"):
+    if settings.api_prefix == DEFAULT_API_PREFIX and not info.get("jetstream"):
         raise ServerUnfit("the server runs without JetStream", code=ErrorCode.JETSTREAM_MISSING)
+
+
+def _seed(settings: ConnectionSettings) -> str | None:
+    """The file of the key, if it holds one: the client itself fails on anything else without a word."""
+    if settings.nkey is None:
+        return None
+    try:
+        sound = _SEED.fullmatch(Path(settings.nkey).read_bytes().strip())
+    except OSError as error:
+        raise SettingsError(f"nkey: {settings.nkey} cannot be read: {error.strerror}") from None
+    if sound is None:
+        raise SettingsError(f"nkey: {settings.nkey} holds no seed of a user's key")
+    return settings.nkey
 
 
 def _tls(settings: ConnectionSettings) -> ssl.SSLContext | None:

@@ -38,6 +38,11 @@ def raised(outcome: Msg | BusError) -> Msg:
     return outcome
 
 
+def denial(subject: str) -> PermissionDenied:
+    """The server's refusal of a subject, by name."""
+    return PermissionDenied(f"this user may not use {subject}")
+
+
 class _Request(msgspec.Struct, frozen=True):
     answer: "asyncio.Future[Msg]"
     subject: str
@@ -49,18 +54,24 @@ class Inbox:
 
     def __init__(self, nats: Client) -> None:
         self._nats = nats
-        self._prefix = nats.new_inbox()
+        self._prefix = ""
         self._tokens = itertools.count()
         self._handlers: dict[str, MessageHandler] = {}
         self._waiting: dict[str, _Request] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def start(self) -> None:
-        """Subscribe, and watch the deadlines until `stop`."""
+    async def start(self) -> str:
+        """Subscribe, and watch the deadlines until `stop`; returns the subject that answers arrive on.
+
+        The prefix is known once the client is connected.
+        """
+        self._prefix = self._nats.new_inbox()
         self._loop = asyncio.get_running_loop()
         self._sweep(self._loop)
-        await self._nats.subscribe(f"{self._prefix}.*", cb=self._on_message)
+        subject = f"{self._prefix}.*"
+        await self._nats.subscribe(subject, cb=self._on_message)
+        return subject
 
     def stop(self) -> None:
         if self._timer is not None:
@@ -98,16 +109,40 @@ class Inbox:
         self._handlers[token] = handler
         return f"{self._prefix}.{token}", functools.partial(self._handlers.pop, token, None)
 
+    async def ask_many(
+        self, subject: str, payload: bytes, take: Callable[[Msg], bool], *, timeout: float
+    ) -> None:
+        """Publish and hand every answer to `take` until it says that one was the last.
+
+        Raises what `ask` raises: BusTimeout unless the last one arrives within `timeout` seconds.
+        """
+        last: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+
+        def on_answer(message: Msg) -> None:
+            if take(message) and not last.done():
+                last.set_result(message)
+
+        reply, close = self.open(on_answer)
+        token = reply.rpartition(".")[2]
+        self._waiting[token] = _Request(last, subject, asyncio.get_running_loop().time() + timeout)
+        try:
+            await self._nats.publish(subject, payload, reply)
+            await last
+        finally:
+            self._waiting.pop(token, None)
+            close()
+
     def fail_all(self, reason: str) -> None:
         """The connection is gone: whoever waits learns it now, not at the end of the deadline."""
         for token in list(self._waiting):
             self._fail(token, BusTimeout(reason))
 
-    def fail_denied(self, subject: str, reason: str) -> None:
-        """The server refused to let us publish on `subject`."""
-        for token, request in list(self._waiting.items()):
-            if request.subject == subject:
-                self._fail(token, PermissionDenied(reason))
+    def fail_denied(self, subject: str) -> bool:
+        """The server refused to let us publish on `subject`, given in lower case; false if nobody waits."""
+        denied = [token for token, each in self._waiting.items() if each.subject.lower() == subject]
+        for token in denied:
+            self._fail(token, denial(self._waiting[token].subject))
+        return bool(denied)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         """Fail what is overdue and forget what nobody waits for any more."""
@@ -124,11 +159,10 @@ class Inbox:
 
     async def _on_message(self, message: Msg) -> None:
         token = message.subject[len(self._prefix) + 1 :]
-        request = self._waiting.pop(token, None)
-        if request is not None:
-            if not request.answer.done():
-                request.answer.set_result(message)
-            return
         handler = self._handlers.get(token)
         if handler is not None:
             handler(message)
+            return
+        request = self._waiting.pop(token, None)
+        if request is not None and not request.answer.done():
+            request.answer.set_result(message)

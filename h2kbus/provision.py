@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from h2kbus.connection import Connection
-from h2kbus.errors import BusError, ContractConflict
+from h2kbus.errors import BusError, ContractConflict, PermissionDenied
 from subjects.topology import Consumer, Stream, Topology
 
 _FIXED: Final = ("retention", "storage", "discard", "discard_new_per_subject")
@@ -24,8 +24,8 @@ _FIRST_DAY: Final = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 async def provision(connection: Connection, topology: Topology) -> list[str]:
     """Apply the whole topology. Returns the names of the streams that were created or changed.
 
-    Raises ContractConflict where a stream exists with another shape, PermissionDenied without the
-    right to create streams.
+    A user who may only look is enough where everything is as declared. Raises ContractConflict where a
+    stream exists with another shape, PermissionDenied naming what this user may not make or change.
     """
     changed = []
     for stream in topology.streams():
@@ -58,7 +58,11 @@ async def _apply(connection: Connection, stream: Stream, first: int) -> bool:
     _check(stream.name, existing, wanted)
     if all(_same(existing.get(field), value) for field, value in wanted.items()):
         return False
-    await connection.api(f"STREAM.UPDATE.{stream.name}", {**existing, **wanted})
+    try:
+        await connection.api(f"STREAM.UPDATE.{stream.name}", {**existing, **wanted})
+    except PermissionDenied:
+        words = f"stream {stream.name} is not as declared; `h2kbus setup`, run as an admin, changes it"
+        raise PermissionDenied(words) from None
     return True
 
 
@@ -67,6 +71,9 @@ async def _create(connection: Connection, stream: Stream, first: int) -> bool:
     start = {"first_seq": first} if first else {}
     try:
         await connection.api(f"STREAM.CREATE.{stream.name}", {**stream.settings(), **start})
+    except PermissionDenied:
+        words = f"there is no stream {stream.name}; `h2kbus setup`, run as an admin, makes it"
+        raise PermissionDenied(words) from None
     except BusError as error:
         if error.details.get("err_code") != _STREAM_EXISTS:
             raise

@@ -20,6 +20,8 @@ from nats.aio.subscription import Subscription
 
 from h2kbus.answers import status_of
 from h2kbus.connection import Connection
+from h2kbus.errors import PermissionDenied
+from h2kbus.inbox import denial
 
 ANSWER_SECONDS: Final = 2.0
 """How much later than it should the server may answer before it is not waited for any more."""
@@ -33,7 +35,8 @@ _EXPECTED_ENDS: Final = frozenset({"404", "408"})
 class Delivery(msgspec.Struct, frozen=True):
     """One message handed out by a consumer, and how to answer for it.
 
-    `times_delivered` is 1 for the first delivery, as the server counts.
+    `times_delivered` is 1 for the first delivery, as the server counts. `stored_at` is the server's time of
+    the message in seconds since 1970.
     """
 
     connection: Connection
@@ -42,6 +45,7 @@ class Delivery(msgspec.Struct, frozen=True):
     reply: str
     consumer: str
     times_delivered: int
+    stored_at: float = 0.0
 
     async def ack(self) -> None:
         """Remove the message, confirmed. Only for what is settled: even a stale holder's ack removes it."""
@@ -74,13 +78,15 @@ class PullRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 class Pull:
     """One pull that the server holds. It is over when its batch is full or when the server says so.
 
-    `failed` tells an unexpected end: the consumer is gone, or the server cannot serve it now.
+    `failed` tells an unexpected end: the consumer is gone, or the server cannot serve it now. `denied` is
+    why, when this user may not pull from it.
     """
 
     def __init__(self, consumer: str, batch: int) -> None:
         self.consumer = consumer
         self.left = batch
         self.failed = False
+        self.denied: PermissionDenied | None = None
         self.over = False
         self._waiter: anyio.Event | None = None
 
@@ -90,10 +96,15 @@ class Pull:
             self._waiter.set()
 
     async def wait(self) -> None:
-        """Wait until it is over; one that the server forgets is over a little after its time."""
+        """Wait until it is over; one that the server forgets is over a little after its time.
+
+        Raises PermissionDenied.
+        """
         if not self.over:
             self._waiter = anyio.Event()
             await self._waiter.wait()
+        if self.denied is not None:
+            raise self.denied
 
 
 class PullInbox:
@@ -120,6 +131,7 @@ class PullInbox:
         """Subscribe; `close` must follow."""
         self._subscription = await self._connection.listen(f"{self._prefix}.*", self._on_message)
         self._connection.on_reconnect.append(self._forget_all)
+        self._connection.on_denied.append(self._deny)
 
     async def close(self) -> None:
         """Make the server forget every pull, once what it has sent already has been handed over.
@@ -127,6 +139,7 @@ class PullInbox:
         A pull that is left behind would be given messages that nobody reads.
         """
         self._connection.on_reconnect.remove(self._forget_all)
+        self._connection.on_denied.remove(self._deny)
         if self._subscription is not None:
             await self._connection.drain(self._subscription)
 
@@ -136,11 +149,25 @@ class PullInbox:
         pull = self._pulls[token] = Pull(consumer, request.batch)
         self._by_consumer[consumer].append(pull)
         asyncio.get_running_loop().call_later(request.expires / 1e9 + ANSWER_SECONDS, self._end, token)
-        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{consumer}"
         await self._connection.publish_unconfirmed(
-            subject, msgspec.json.encode(request), f"{self._prefix}.{token}"
+            self._subject(consumer), msgspec.json.encode(request), f"{self._prefix}.{token}"
         )
         return pull
+
+    def _subject(self, consumer: str) -> str:
+        return f"{self._connection.api_prefix}.CONSUMER.MSG.NEXT.{self._stream}.{consumer}"
+
+    def _deny(self, subject: str) -> bool:
+        """The server refused pulls from one of the consumers."""
+        denied = [
+            (token, pull)
+            for token, pull in self._pulls.items()
+            if self._subject(pull.consumer).lower() == subject
+        ]
+        for token, pull in denied:
+            pull.denied = denial(self._subject(pull.consumer))
+            self._end(token, None)
+        return bool(denied)
 
     def _on_message(self, message: Msg) -> None:
         if message.subject.startswith(self._prefix):
@@ -176,5 +203,11 @@ def read_delivery(connection: Connection, message: Msg) -> Delivery:
     parts = message.reply.split(".")
     start = 2 if len(parts) == _SHORT_ACK else 4
     return Delivery(
-        connection, message.subject, message.data, message.reply, parts[start + 1], int(parts[start + 2])
+        connection,
+        message.subject,
+        message.data,
+        message.reply,
+        consumer=parts[start + 1],
+        times_delivered=int(parts[start + 2]),
+        stored_at=int(parts[start + 5]) / 1e9,
     )

@@ -7,7 +7,6 @@ other NATS tools read. An empty variable counts as unset. Nothing here reads the
 import getpass
 import math
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -17,12 +16,16 @@ import msgspec
 
 from h2kbus.contexts import load_context
 from h2kbus.errors import SettingsError
+from h2kbus.local_servers import token_of
 from subjects.grammar import DEFAULT_ROOT, Grammar
+from subjects.identity import submitter_of
+from subjects.permissions import user_of
 
 DEFAULT_URL: Final = "nats://127.0.0.1:4222"
+DEFAULT_API_PREFIX: Final = "$JS.API"
 _SCHEMES: Final = ("nats", "tls", "ws", "wss")
 _SECRETS: Final = ("password", "token")
-_FILES: Final = ("creds", "nkey", "tls_ca", "tls_cert", "tls_key")
+_FILES: Final = ("creds", "nkey", "tls_ca", "tls_cert", "tls_key", "sign_key")
 _NATS_VARIABLES: Final = {
     "url": "NATS_URL",
     "creds": "NATS_CREDS",
@@ -39,6 +42,7 @@ _NATS_VARIABLES: Final = {
 class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where the bus is and who we are there. `url` may name several servers, separated by commas.
 
+    `sign_key` is the file of a seed that submitted jobs are signed with.
     `connect_timeout_seconds` bounds the first connection; later ones are tried for ever. Secrets are
     left out of the text form.
     """
@@ -52,7 +56,9 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
     tls_ca: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
+    sign_key: str | None = None
     inbox_prefix: str | None = None
+    api_prefix: str = DEFAULT_API_PREFIX
     root: str = DEFAULT_ROOT
     name: str = "h2kbus"
     connect_timeout_seconds: float = 5.0
@@ -75,9 +81,22 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
         return ",".join(_without_secret(server) for server in self.servers)
 
     def submitter(self) -> str:
-        """Who submits, as a subject token: the configured user, else the local user."""
-        name = self.user or _local_user()
-        return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64] or "unknown"
+        """Who submits, as a subject token: the configured user, else the local user.
+
+        Whoever connects by a key is the one whose private inbox it is.
+        """
+        return submitter_of(self.person())
+
+    def person(self) -> str:
+        """Who submits, as people write it."""
+        return self.user or user_of(self.inbox_prefix) or _local_user()
+
+    def with_local_token(self, env: Mapping[str, str]) -> "ConnectionSettings":
+        """The same with the token of `h2kbus up` on this machine, if nothing else says who we are."""
+        given = (self.creds, self.nkey, self.user, self.password, self.token)
+        if any(given) or len(self.servers) != 1:
+            return self
+        return msgspec.structs.replace(self, token=token_of(self.url, env))
 
     @classmethod
     def resolve(cls, flags: Mapping[str, str | None], env: Mapping[str, str]) -> "ConnectionSettings":
@@ -100,7 +119,7 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
             if value is not None:
                 chosen[field] = value
         try:
-            return _checked(msgspec.convert(chosen, cls, strict=False))
+            return _checked(msgspec.convert(chosen, cls, strict=False)).with_local_token(env)
         except msgspec.ValidationError as error:
             raise SettingsError(f"a setting makes no sense: {error}") from None
 

@@ -3,7 +3,7 @@
 import datetime as dt
 import logging
 from collections.abc import AsyncIterator, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -18,6 +18,8 @@ log = logging.getLogger("h2kbus")
 
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 READ_WINDOW: Final = 512
+
+T = TypeVar("T")
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -48,7 +50,7 @@ class JobStore:
 
     def __init__(self, connection: Connection, topology: Topology) -> None:
         self._connection = connection
-        self._topology = topology
+        self.topology = topology
         self._stream = topology.bucket_stream(topology.jobs_bucket)
 
     async def create(self, record: JobRecord) -> Entry:
@@ -61,7 +63,7 @@ class JobStore:
 
     async def find(self, job_id: str) -> Entry | None:
         """The newest record, or None when there is none."""
-        stored = await self._connection.get_last(self._stream, self._topology.record_subject(job_id))
+        stored = await self._connection.get_last(self._stream, self.topology.record_subject(job_id))
         if stored is None or not stored.data:
             return None
         return _entry(stored)
@@ -70,7 +72,7 @@ class JobStore:
         """Like `find` for many jobs, hundreds on their way at once."""
         found: list[Entry | None] = []
         for start in range(0, len(job_ids), READ_WINDOW):
-            subjects = [self._topology.record_subject(each) for each in job_ids[start : start + READ_WINDOW]]
+            subjects = [self.topology.record_subject(each) for each in job_ids[start : start + READ_WINDOW]]
             answers = await self._connection.get_last_together(self._stream, subjects)
             found += [_entry(stored) if stored is not None and stored.data else None for stored in answers]
         return found
@@ -94,18 +96,23 @@ class JobStore:
     async def scan(self, since: str | None = None) -> AsyncIterator[Entry]:
         """Every record, least recently written first; `since` (RFC 3339) leaves out older ones."""
         async for stored in self._connection.read(
-            self._stream, self._topology.record_subject("*"), since=since
+            self._stream, self.topology.record_subject("*"), since=since
         ):
             if stored.data:
                 yield _entry(stored)
 
     async def changes(self, after: int) -> AsyncIterator[Change]:
         """The jobs that were written after that revision, each once, as it was written last."""
-        subject = self._topology.record_subject("*")
+        async for stored, glimpse in self.glimpses(JobGlimpse, after):
+            yield Change(glimpse, stored.seq, stored.time)
+
+    async def glimpses(self, kind: type[T], after: int) -> AsyncIterator[tuple[Stored, T]]:
+        """Like `changes`, for any part of the record."""
+        subject = self.topology.record_subject("*")
         async for stored in self._connection.read(self._stream, subject, after=after):
-            glimpse = _glimpse(stored)
+            glimpse = _glimpse(kind, stored)
             if glimpse is not None:
-                yield Change(glimpse, stored.seq, stored.time)
+                yield stored, glimpse
 
     async def server_time(self) -> dt.datetime:
         """The time by the server's clock: the only one that points in time are held against."""
@@ -114,15 +121,15 @@ class JobStore:
 
     async def _write(self, record: JobRecord, expected: int) -> Entry:
         revision = await self._connection.publish(
-            self._topology.record_subject(record.job_id), encode(record), {_EXPECTED: str(expected)}
+            self.topology.record_subject(record.job_id), encode(record), {_EXPECTED: str(expected)}
         )
         return Entry(record, revision)
 
 
-def _glimpse(stored: Stored) -> JobGlimpse | None:
+def _glimpse(kind: type[T], stored: Stored) -> T | None:
     """None for what is no record: whoever put it there must not stop those who look after the others."""
     try:
-        return decode(JobGlimpse, stored.data) if stored.data else None
+        return decode(kind, stored.data) if stored.data else None
     except InvalidMessage as error:
         log.warning("%s is no job's record: %s", stored.subject, error)
         return None

@@ -69,6 +69,8 @@ class Dispatch:
     async def stop(self, entry: Entry, cause: JobError) -> None:
         """End a job that nobody works on; ask the worker of one that runs. Raises RevisionConflict.
 
+        The message of a job that has ended stays in its lane until a worker clears it away: taking it out
+        here would need the right to purge the whole stream.
         A job whose outputs may have been published already is ended by a worker, which finds out.
         """
         now, record = dt.datetime.now(dt.UTC), entry.record
@@ -79,13 +81,6 @@ class Dispatch:
             return
         ended = await self.store.swap(stopped(record, cause, now=now, by=self.name), entry.revision)
         await self.tell(ended)
-        if record.attempt == 0:
-            await self._remove_from_lane(record)
-
-    async def _remove_from_lane(self, record: JobRecord) -> None:
-        """Of a job that never ran there is nothing to clear away."""
-        body = {"filter": self._lane_subject(record)}
-        await self.connection.api(f"STREAM.PURGE.{self.topology.jobs_stream}", body)
 
     def _lane_subject(self, record: JobRecord) -> str:
         return self.topology.grammar.job(record.pool, record.lane, record.priority, record.job_id)

@@ -22,12 +22,14 @@ from h2kbus.store import Entry
 from scheduler.admission import Admission
 from scheduler.dispatch import Dispatch
 from scheduler.fleet import FleetView
+from scheduler.gate import Gate
 from scheduler.lanes import LaneRegistry
 from subjects.catalog import OperationCatalog
 from subjects.codec import convert, decode
 from subjects.commands import CancelCommand, RetryCommand, Verb
 from subjects.fit import Demand
 from subjects.grammar import CommandSubject
+from subjects.identity import is_own_name
 from subjects.lanes import job_needs
 from subjects.lifecycle import created, pending, refused, same_job
 from subjects.record import JobRecord
@@ -49,7 +51,11 @@ class Intake:
         admission: Admission,
         fleet: FleetView,
         catalog: OperationCatalog,
+        gate: Gate,
+        *,
+        own_name: bool = False,
     ) -> None:
+        """With `own_name` a job in the name of somebody else than its submitter is refused."""
         self._dispatch = dispatch
         self._connection = dispatch.connection
         self._topology = dispatch.topology
@@ -58,6 +64,8 @@ class Intake:
         self._admission = admission
         self._catalog = catalog
         self._fleet = fleet
+        self._gate = gate
+        self._own_name = own_name
         self._name = dispatch.name
         self._handlers: dict[Verb, Callable[[CommandSubject, Delivery], Awaitable[None]]] = {
             Verb.SUBMIT: self._submit,
@@ -66,7 +74,21 @@ class Intake:
         }
 
     async def handle(self, delivery: Delivery) -> None:
-        """Carry out one command and acknowledge it. Raises BusError when the bus fails in between."""
+        """Carry out one command and acknowledge it. Raises BusError when the bus fails in between.
+
+        One that is more than its submitter's quota allows is acknowledged and told of, and that is all.
+        """
+        submitter, verb, _ = delivery.subject.rsplit(".", 3)[1:]
+        size, again = len(delivery.data), delivery.times_delivered > 1
+        reason = self._gate.objection(submitter, verb, size, again=again)
+        if reason is not None:
+            await self._gate.tell(submitter, reason)
+            await delivery.ack_unconfirmed()
+            return
+        with self._gate.under_way(submitter, verb, size):
+            await self._carry_out(delivery)
+
+    async def _carry_out(self, delivery: Delivery) -> None:
         try:
             command = self._topology.grammar.parse_command(delivery.subject)
             convert(JobId, command.job_id)
@@ -85,18 +107,26 @@ class Intake:
         await self._accept(command, spec, delivery)
 
     async def _retry(self, command: CommandSubject, delivery: Delivery) -> None:
-        parent_id = decode(RetryCommand, delivery.data).parent
+        wanted = decode(RetryCommand, delivery.data)
+        parent_id = wanted.parent
         parent = await self._store.find(parent_id)
         if parent is None or parent.record.spec is None or not parent.record.state.terminal:
             raise InvalidMessage(f"job {parent_id} is not a finished job that can be retried", "$.parent")
-        now = dt.datetime.now(dt.UTC)
-        spec = msgspec.structs.replace(parent.record.spec, job_id=command.job_id, created_at=now)
-        await self._accept(command, spec, delivery, parent=parent_id)
+        # The parent's own signature is over the parent's id.
+        spec = msgspec.structs.replace(
+            parent.record.spec,
+            job_id=command.job_id,
+            created_at=wanted.created_at or dt.datetime.now(dt.UTC),
+            signature=wanted.signature,
+        )
+        await self._accept(command, spec, delivery, parent=parent.record)
 
     async def _accept(
-        self, command: CommandSubject, spec: JobSpec, delivery: Delivery, parent: str | None = None
+        self, command: CommandSubject, spec: JobSpec, delivery: Delivery, parent: JobRecord | None = None
     ) -> None:
         try:
+            if self._own_name:
+                require_own_name(command.submitter, spec)
             demand = await self._demand(spec)
             await self._lanes.ensure(spec.pool, demand.lane, spec.execution_policy.priority)
             record = created(
@@ -106,9 +136,11 @@ class Intake:
                 lane=demand.lane,
                 now=dt.datetime.now(dt.UTC),
                 by=self._name,
-                parent=parent,
+                parent=parent.job_id if parent else None,
                 waits=await self._hindrance(command.job_id, spec, demand),
             )
+            size = parent.spec_bytes if parent else len(delivery.data)
+            record = msgspec.structs.replace(record, spec_bytes=size)
             if record.state is State.QUEUED:
                 unserved = await self._fleet.unserved(demand)
                 record = pending(record, unserved, now=record.updated_at)
@@ -121,6 +153,8 @@ class Intake:
             await self._refuse(command, spec, reason, delivery)
             return
         entry = await self._create(record)
+        if entry.record is record:
+            self._gate.made(record)
         if entry.record.spec is None or not same_job(entry.record, spec):
             await self._bury_copy(delivery, "duplicate-id", f"another job has the id {command.job_id}")
         elif entry.record.state is State.QUEUED:
@@ -206,6 +240,13 @@ class Intake:
 
     async def _bury_copy(self, delivery: Delivery, reason: str, message: str) -> None:
         await bury(self._connection, self._topology, delivery, reason=reason, message=message, by=self._name)
+
+
+def require_own_name(submitter: str, spec: JobSpec) -> None:
+    """Raises InvalidMessage for a job that says it comes from somebody else than who submitted it."""
+    if not is_own_name(submitter, spec.audit.requested_by):
+        reason = f"{spec.audit.requested_by!r} is not {submitter}, who submitted the job"
+        raise InvalidMessage(reason, "$.audit.requested_by")
 
 
 def read_spec(job_id: str, data: bytes) -> JobSpec:

@@ -22,6 +22,7 @@ from scheduler.admission import Admission
 from scheduler.dispatch import Dispatch
 from scheduler.duties import Duties
 from scheduler.fleet import FleetView
+from scheduler.gate import Gate
 from scheduler.intake import Intake
 from scheduler.lanes import LaneRegistry
 from scheduler.limits import Limits
@@ -39,10 +40,16 @@ PAUSE_SECONDS: Final = 0.5
 
 
 class Scheduler:
-    """Serves one fleet until told to drain."""
+    """Serves one fleet until told to drain. With `own_name` it takes jobs in the submitter's name only."""
 
     def __init__(
-        self, connection: Connection, topology: Topology, catalog: OperationCatalog, name: str
+        self,
+        connection: Connection,
+        topology: Topology,
+        catalog: OperationCatalog,
+        name: str,
+        *,
+        own_name: bool = False,
     ) -> None:
         self._connection = connection
         self._topology = topology
@@ -52,7 +59,8 @@ class Scheduler:
         locks = ImageLocks(connection, topology, store, catalog)
         admission = Admission(locks, Limits(connection, topology, store), fleet)
         self._lanes = LaneRegistry(connection, topology)
-        self._intake = Intake(dispatch, self._lanes, admission, fleet, catalog)
+        self._gate = Gate(connection, topology, store, name)
+        self._intake = Intake(dispatch, self._lanes, admission, fleet, catalog, self._gate, own_name=own_name)
         self._duties = Duties(dispatch, admission, fleet)
         self._mending = Mending(connection, topology, self._lanes)
         self._slots = Slots(CONCURRENCY)
@@ -66,9 +74,12 @@ class Scheduler:
         """
         await provision(self._connection, self._topology)
         await self._lanes.load()
+        # What submitters have is known before the first command is read.
+        await self._gate.refresh()
         async with anyio.create_task_group() as background:
             background.start_soon(self._duties.run)
             background.start_soon(self._mending.run)
+            background.start_soon(self._gate.run)
             await self._serve_commands(task_status)
             background.cancel_scope.cancel()
 

@@ -24,7 +24,21 @@ ACCESS_ACTIONS = ("nbd_attach", "lvm_activate", "mount")
 """Actions of v1 documents that name the means. The disk is always reached; the report says by what."""
 
 
-class InspectParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ImageParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every operation takes that opens an image.
+
+    `disk` names one of the disks inside an OVA, which need not be named if there is only one. With
+    `allow_backing_chain` a qcow2 may build on other files, all of them below the root that it is below, and
+    with `allow_snapshots` it may hold snapshots, which are not carried over. Both are refused otherwise, and
+    what a job allowed stands in its log and its report.
+    """
+
+    disk: MemberName | None = None
+    allow_backing_chain: bool = False
+    allow_snapshots: bool = False
+
+
+class InspectParameters(ImageParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is looked at.
 
     `disk` names one of the disks inside an OVA, which need not be named if there is only one. The action
@@ -33,10 +47,8 @@ class InspectParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     and the report says that nothing had to be attached for it.
     """
 
-    disk: MemberName | None = None
 
-
-class ConvertParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ConvertParameters(ImageParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the converted image is written.
 
     `compress` and `compression_type` apply to qcow2; a streamOptimized vmdk is always compressed by
@@ -51,11 +63,10 @@ class ConvertParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     compression_type: Literal["zlib", "zstd"] = "zlib"
     subformat: Literal["monolithicSparse", "streamOptimized"] | None = None
     output_name: OutputName | None = None
-    disk: MemberName | None = None
     boot_test: bool = False
 
 
-class RepairParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RepairParameters(ImageParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What all operations that change a guest take; the source itself is never changed.
 
     `disk` names one of the disks inside an OVA. `output_format`, `compress` and `output_name` say how the
@@ -66,7 +77,6 @@ class RepairParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     output_format: ImageFormat = "qcow2"
     compress: bool = False
     output_name: OutputName | None = None
-    disk: MemberName | None = None
     root: DeviceName | None = None
     boot_test: bool = False
 
@@ -122,13 +132,12 @@ class OfflineFixParameters(RepairParameters, frozen=True, kw_only=True, forbid_u
     )
 
 
-class BootTestParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class BootTestParameters(ImageParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The virtual machine that boots the disk. Memory is in MiB; the time limit in seconds.
 
     `disk` names one of the disks inside an OVA.
     """
 
-    disk: MemberName | None = None
     firmware: Firmware = "auto"
     bus: DiskBus = "virtio-blk"
     memory_mb: Annotated[int, Meta(ge=256, le=16384)] = 1024

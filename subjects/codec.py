@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from subjects.codes import InvalidMessage
+from subjects.sizes import MAX_BYTES
 from subjects.spec import is_deeper
 
 T = TypeVar("T")
@@ -34,9 +35,12 @@ def _decoder(kind: Hashable) -> msgspec.json.Decoder[Any]:
 def decode(kind: type[T], data: bytes) -> T:
     """Decode one message; raises InvalidMessage with the JSON path for anything that does not fit.
 
-    Unknown fields are ignored; wrong types, values out of range, broken JSON, bad UTF-8 and more than
-    MAX_DEPTH levels are not.
+    Unknown fields are ignored; wrong types, values out of range, broken JSON, bad UTF-8, more than
+    MAX_DEPTH levels and more bytes than the kind may have are not.
     """
+    most = MAX_BYTES.get(kind)
+    if most is not None and len(data) > most:
+        raise InvalidMessage(f"the message has {len(data)} bytes; {most} are allowed")
     if data.count(b"{") + data.count(b"[") > MAX_DEPTH and _depth(data) > MAX_DEPTH:
         raise InvalidMessage(f"nested deeper than {MAX_DEPTH} levels")
     try:

@@ -20,6 +20,9 @@ class ErrorCode(enum.StrEnum):
     INVALID_SPEC = "INVALID_SPEC"
     INVALID_SUBJECT = "INVALID_SUBJECT"
     DUPLICATE_JOB = "DUPLICATE_JOB"
+    SIGNATURE_MISSING = "SIGNATURE_MISSING"
+    SIGNATURE_INVALID = "SIGNATURE_INVALID"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
     JOB_NOT_FOUND = "JOB_NOT_FOUND"
     JOB_FINISHED = "JOB_FINISHED"
     WORKER_NOT_FOUND = "WORKER_NOT_FOUND"
@@ -61,6 +64,7 @@ class ErrorCode(enum.StrEnum):
     BUS_FULL = "BUS_FULL"
     CONTRACT_CONFLICT = "CONTRACT_CONFLICT"
     PERMISSION_DENIED = "PERMISSION_DENIED"
+    TLS_FAILED = "TLS_FAILED"
     JETSTREAM_MISSING = "JETSTREAM_MISSING"
     NOT_PROVISIONED = "NOT_PROVISIONED"
     SERVER_TOO_OLD = "SERVER_TOO_OLD"
@@ -81,19 +85,26 @@ CODES: Mapping[ErrorCode, CodeInfo] = {
     ErrorCode.INVALID_SPEC: CodeInfo(False, "Correct the named field and submit the job again."),
     ErrorCode.INVALID_SUBJECT: CodeInfo(False, "Use only the characters that the message allows."),
     ErrorCode.DUPLICATE_JOB: CodeInfo(False, "Choose another job_id, or leave it out to get a new one."),
+    ErrorCode.SIGNATURE_MISSING: CodeInfo(False, "Submit it with --sign-key and a trusted key."),
+    ErrorCode.SIGNATURE_INVALID: CodeInfo(False, "Sign it anew, with a key that the workers trust."),
+    ErrorCode.QUOTA_EXCEEDED: CodeInfo(True, "Submit it again later; `h2kbus quota` shows what is allowed."),
     ErrorCode.JOB_NOT_FOUND: CodeInfo(False, "Check the id with `h2kbus ls`; finished jobs expire."),
     ErrorCode.JOB_FINISHED: CodeInfo(False, "Run it again as a new job with `h2kbus retry`."),
     ErrorCode.WORKER_NOT_FOUND: CodeInfo(False, "List the live workers with `h2kbus workers`."),
     ErrorCode.IMAGE_NOT_FOUND: CodeInfo(False, "Give a path that exists on the worker's host."),
     ErrorCode.IMAGE_UNREADABLE: CodeInfo(False, "Let the worker's user read the image."),
-    ErrorCode.IMAGE_UNSAFE: CodeInfo(False, "Only a self-contained, regular image file is accepted."),
+    ErrorCode.IMAGE_UNSAFE: CodeInfo(
+        False, "Give a self-contained, regular image file, below one of the worker's image roots."
+    ),
     ErrorCode.IMAGE_CORRUPT: CodeInfo(False, "Fetch the image again from its source, or repair it first."),
     ErrorCode.FORMAT_MISMATCH: CodeInfo(False, "Declare the image's real format, or leave it out."),
     ErrorCode.SIZE_MISMATCH: CodeInfo(False, "The file is not the one described: check image.size_bytes."),
     ErrorCode.CHECKSUM_MISMATCH: CodeInfo(False, "The file is not the one described: fetch it again."),
     ErrorCode.CONTENT_MISMATCH: CodeInfo(True, "The result differed from its source and was thrown away."),
     ErrorCode.OUTPUT_EXISTS: CodeInfo(False, "Move the existing file away or choose another output_path."),
-    ErrorCode.OUTPUT_UNWRITABLE: CodeInfo(False, "Let the worker's user write to output_path."),
+    ErrorCode.OUTPUT_UNWRITABLE: CodeInfo(
+        False, "Let the worker's user write to output_path, below one of its output roots."
+    ),
     ErrorCode.NO_SPACE: CodeInfo(True, "Free space where output_path points, then retry."),
     ErrorCode.FS_CORRUPTION_UNRECOVERABLE: CodeInfo(False, "Restore the guest from a backup."),
     ErrorCode.NO_OS_FOUND: CodeInfo(
@@ -122,6 +133,9 @@ CODES: Mapping[ErrorCode, CodeInfo] = {
     ErrorCode.BUS_FULL: CodeInfo(True, "The server has no room left: free its disk or raise its limits."),
     ErrorCode.CONTRACT_CONFLICT: CodeInfo(False, "Another system owns that name: use another --root."),
     ErrorCode.PERMISSION_DENIED: CodeInfo(False, "Ask the bus's administrator for the role that this needs."),
+    ErrorCode.TLS_FAILED: CodeInfo(
+        False, "Give --tls-ca, --tls-cert and --tls-key as `h2kbus auth` made them, and a name from --host."
+    ),
     ErrorCode.JETSTREAM_MISSING: CodeInfo(False, "Start nats-server with JetStream: `nats-server -js`."),
     ErrorCode.NOT_PROVISIONED: CodeInfo(True, "Start `h2kbus scheduler` once: it creates the streams."),
     ErrorCode.SERVER_TOO_OLD: CodeInfo(False, "Upgrade nats-server to 2.12.12, 2.14.3 or newer."),

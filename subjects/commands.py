@@ -6,7 +6,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from subjects.spec import JobId
+from subjects.signature import Signature
+from subjects.spec import JobId, Timestamp, keep_utc
 
 
 class Verb(enum.StrEnum):
@@ -24,6 +25,15 @@ class CancelCommand(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RetryCommand(msgspec.Struct, frozen=True, kw_only=True):
-    """Run the finished job `parent` again, under the id in the command's subject."""
+    """Run the finished job `parent` again, under the id in the command's subject.
+
+    `signature` is over the parent's job under that id, created at `created_at`: the parent's own does not
+    fit.
+    """
 
     parent: JobId
+    created_at: Timestamp | None = None
+    signature: Signature | None = None
+
+    def __post_init__(self) -> None:
+        keep_utc(self, "created_at")

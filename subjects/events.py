@@ -26,7 +26,8 @@ class ProgressEvent(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that happened to a job. The last event of a job carries its terminal state.
 
     `seq` grows strictly along a job's history; it has gaps. Ignore an event whose `seq` is not above
-    the highest one seen: it comes from a worker that lost the job. `eta_seconds` is an estimate.
+    the highest one seen: it comes from a worker that lost the job. `progress_percent` is of the whole job,
+    `phase_percent` of the phase alone, where it is known. `eta_seconds` is an estimate.
     """
 
     job_id: JobId
@@ -40,6 +41,7 @@ class ProgressEvent(msgspec.Struct, frozen=True, kw_only=True):
     worker_id: str | None = None
     bytes_done: Annotated[int, Meta(ge=0)] | None = None
     bytes_total: Annotated[int, Meta(ge=0)] | None = None
+    phase_percent: Annotated[float, Meta(ge=0, le=100)] | None = None
     eta_seconds: Annotated[float, Meta(ge=0)] | None = None
     details: dict[str, Any] = {}
 

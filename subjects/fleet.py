@@ -19,7 +19,8 @@ class WorkerCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     One that is `draining` ends when its jobs have; one that is `cordoned` takes no new ones until told to.
     `max_disk_size_tb` is 0 where no limit was set. Gigabytes and terabytes are powers of ten.
     `capability_level` is a summary for people: 1 userspace only, 2 partition tables readable over NBD,
-    3 mount and change; routing uses the capability set.
+    3 mount and change; routing uses the capability set. `image_roots` and `output_roots` are the
+    directories below which its jobs may read images and write results; none for any path.
     """
 
     worker_id: WorkerId
@@ -42,9 +43,20 @@ class WorkerCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     disk_space_gb: Annotated[float, Meta(ge=0)] = 0.0
     os_info: str = ""
     kernel_version: str = ""
+    image_roots: tuple[str, ...] = ()
+    output_roots: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         keep_utc(self, "last_heartbeat")
+
+    @property
+    def open_doors(self) -> tuple[str, ...]:
+        """Which of its paths are not confined, in words; empty for a worker that has roots for both."""
+        doors = {
+            "reads images of any path": self.image_roots,
+            "writes results to any path": self.output_roots,
+        }
+        return tuple(words for words, roots in doors.items() if not roots)
 
 
 class WorkerOrder(msgspec.Struct, frozen=True, kw_only=True):

@@ -100,6 +100,9 @@ class Grammar(msgspec.Struct, frozen=True):
     def progress(self, job_id: str) -> str:
         return f"{self.root}.progress.{token(job_id)}"
 
+    def progress_of_all(self) -> str:
+        return f"{self.root}.progress.*"
+
     def parse_progress(self, subject: str) -> str:
         return self._tail(subject, "progress")[0]
 

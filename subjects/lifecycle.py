@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from subjects.codes import ErrorCode, IllegalTransition
+from subjects.identity import is_own_name
 from subjects.lease import LEASE_SECONDS, Lease
 from subjects.record import JobRecord, ProgressSummary, Transition
 from subjects.result import JobError, JobResult
@@ -43,7 +44,7 @@ def created(
         created_at=spec.created_at or now,
         updated_at=now,
         parent=parent,
-        transitions=(Transition(None, State.CREATED, now, by, f"submitted by {submitter}"),),
+        transitions=(Transition(None, State.CREATED, now, by, _origin(submitter, spec)),),
     )
     path = (State.VALIDATED,) if waits else (State.VALIDATED, State.QUEUED)
     return _move(record, path, now, by, pending_reason=waits)
@@ -65,7 +66,7 @@ def refused(
         submitted_by=submitter,
         created_at=now,
         updated_at=now,
-        transitions=(Transition(None, State.CREATED, now, by, f"submitted by {submitter}"),),
+        transitions=(Transition(None, State.CREATED, now, by, _origin(submitter, spec)),),
     )
     return failed(record, error, now=now, by=by)
 
@@ -219,11 +220,28 @@ def pending(record: JobRecord, reason: str | None, *, now: dt.datetime) -> JobRe
 
 
 def same_job(record: JobRecord, spec: JobSpec) -> bool:
-    """Whether a second submission means the same job. When it was created is not part of that."""
-    if record.spec is None:
+    """Whether a second submission means the same job.
+
+    When it was created is not part of that, nor when it was signed; whose key signed it is.
+    """
+    known = record.spec
+    if known is None or _signer(known) != _signer(spec):
         return False
-    other = msgspec.structs.replace(spec, job_id=record.spec.job_id, created_at=record.spec.created_at)
-    return record.spec == other
+    other = msgspec.structs.replace(
+        spec, job_id=known.job_id, created_at=known.created_at, signature=known.signature
+    )
+    return known == other
+
+
+def _signer(spec: JobSpec) -> str | None:
+    return spec.signature.key if spec.signature else None
+
+
+def _origin(submitter: str, spec: JobSpec | None) -> str:
+    """Who submitted the job, and in whose name if that is another one."""
+    requested_by = spec.audit.requested_by if spec else submitter
+    own = is_own_name(submitter, requested_by)
+    return f"submitted by {submitter}" + ("" if own else f" in the name of {requested_by}")
 
 
 def _ended(

@@ -36,6 +36,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     `errors` keeps the failure of every attempt; `result` exists exactly in the terminal states.
     `publishing` says that an attempt may have begun to give its outputs their names: should it be lost,
     the next worker first finds out how far it came. `deadline_exceeded` asks the holder to stop.
+    `spec_bytes` is the size of the submission, which counts against its submitter's quota.
     """
 
     job_id: JobId
@@ -60,6 +61,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     deadline_exceeded: bool = False
     publishing: bool = False
     parent: JobId | None = None
+    spec_bytes: Annotated[int, Meta(ge=0)] = 0
 
     def __post_init__(self) -> None:
         keep_utc(self, "created_at", "updated_at", "next_attempt_at")
@@ -97,6 +99,15 @@ class JobGlimpse(msgspec.Struct, frozen=True):
     @property
     def limit(self) -> dict[str, int]:
         return self.spec.limit if self.spec else {}
+
+
+class OwnerGlimpse(msgspec.Struct, frozen=True):
+    """What a scheduler reads of a record to know how much its submitter has on the bus."""
+
+    job_id: JobId
+    state: State
+    submitted_by: str
+    spec_bytes: int = 0
 
 
 class LaneMessage(msgspec.Struct, frozen=True, kw_only=True):

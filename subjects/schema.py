@@ -18,6 +18,7 @@ from subjects.fleet import LaneAnnouncement, WorkerCapabilities, WorkerOrder
 from subjects.grammar import DEFAULT_ROOT, MAX_LANE, Grammar
 from subjects.limits import Ceiling, Place
 from subjects.locks import ImageLock
+from subjects.quota import Quota, Refusal
 from subjects.record import DeadLetter, JobRecord, LaneMessage
 from subjects.result import JobResult
 from subjects.spec import JobSpec
@@ -41,6 +42,8 @@ MESSAGES: Final[tuple[type[msgspec.Struct], ...]] = (
     ImageLock,
     Place,
     Ceiling,
+    Quota,
+    Refusal,
     *(operation.parameters for operation in BUILT_IN),
 )
 """Every message on the wire, and the parameters of the built-in operations."""

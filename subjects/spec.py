@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from subjects.signature import Signature
+
 # `$` alone would let a trailing newline through in Python; the look-ahead means the same in ECMA regexes.
 _END = r"$(?!\n)"
 
@@ -137,7 +139,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One disk job. Unknown fields are ignored, so that newer documents stay readable.
 
     Not in v1: `limit` says for each label, a source host for instance, how many jobs with that label may
-    run at once.
+    run at once. `signature` vouches for all the other fields; `job_id` and `created_at` are given then.
     """
 
     operation: OperationName
@@ -153,8 +155,11 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     capability_requirements: CapabilityRequirements = CapabilityRequirements()
     execution_policy: ExecutionPolicy = ExecutionPolicy()
     parameters: dict[str, Any] = {}
+    signature: Signature | None = None
 
     def __post_init__(self) -> None:
+        if self.signature is not None and (self.job_id is None or self.created_at is None):
+            raise ValueError("a job with a signature has job_id and created_at, which are signed too")
         if is_deeper(self.parameters, MAX_PARAMETER_DEPTH):
             raise ValueError(f"parameters are nested deeper than {MAX_PARAMETER_DEPTH} levels")
         keep_utc(self, "created_at")

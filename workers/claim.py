@@ -5,7 +5,6 @@ import enum
 import logging
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -18,13 +17,17 @@ from h2kbus.store import Entry, JobStore
 from subjects.codec import decode
 from subjects.events import milestone
 from subjects.fleet import WorkerCapabilities
-from subjects.lifecycle import claimed, pending, stop_cause, stopped
+from subjects.lifecycle import claimed, failed, pending, stop_cause, stopped
+from subjects.permissions import INVALID_JOB
 from subjects.record import JobRecord, LaneMessage
+from subjects.result import JobError
 from subjects.states import CLAIM_PATHS, State
-from subjects.topology import Topology
+from subjects.topology import RECORD_AGE_SECONDS, Topology
 from workers.lease import HeldLease
 from workers.publication import clear_away
 from workers.room import shortage
+from workers.site import Site
+from workers.trust import Trust
 
 log = logging.getLogger("h2kbus.worker")
 
@@ -35,6 +38,8 @@ PASS_ON_SECONDS: Final = 5.0
 deliveries follow each other faster, so that it soon finds the idle worker that has the room."""
 LOOKS_PER_LEASE: Final = 12
 """How often a message comes back while its job is in other hands."""
+FORGOTTEN_SECONDS: Final = RECORD_AGE_SECONDS - 86_400
+"""A message this old without a record is of a job that ended: what waits has its record written anew."""
 CLAIM_TRIES: Final = 8
 """Lost races before the message is given back; each one means that somebody else moved the job on."""
 
@@ -71,13 +76,20 @@ class Claims:
         topology: Topology,
         describe: Callable[[], WorkerCapabilities],
         on_pass: Callable[[str], None],
+        site: Site,
+        trust: Trust | None = None,
     ) -> None:
-        """`describe` gives the worker's profile; `on_pass` hears of a consumer whose job was passed on."""
+        """`describe` gives the worker's profile; `on_pass` hears of a consumer whose job was passed on.
+
+        Without `trust` nobody's signature is asked for.
+        """
+        self._site = site
         self._connection = connection
         self._topology = topology
         self._store = JobStore(connection, topology)
         self._describe = describe
         self._on_pass = on_pass
+        self._trust = trust
         self._worker_id = describe().worker_id
 
     async def claim(self, delivery: Delivery) -> HeldLease | None:
@@ -91,6 +103,9 @@ class Claims:
         if delivery.times_delivered > 1:
             entry = await self._store.find(message.record.job_id)
         for _ in range(CLAIM_TRIES):
+            if entry is None and _outlived_its_record(delivery):
+                await self._bury(delivery, "its record has expired, so it ended long ago")
+                return None
             try:
                 entry = entry or await self._restored(message.record, delivery)
                 return await self._act(entry, delivery, message.lease_seconds)
@@ -119,10 +134,13 @@ class Claims:
         if decision is Decision.LEAVE:
             await delivery.nak(lease_seconds / LOOKS_PER_LEASE)
             return None
-        if decision is not Decision.CLAIM:
-            await self._end(entry, decision, delivery)
+        # Before anything of the job is acted on, what an ended one left behind included.
+        objection = self._trust.objection(entry.record, delivery.stored_at) if self._trust else None
+        if decision is not Decision.CLAIM or objection is not None:
+            await self._end(entry, decision, delivery, objection)
             return None
-        lack = await shortage(entry.record.spec, self._describe()) if entry.record.spec else None
+        spec = entry.record.spec
+        lack = await shortage(spec, self._describe(), self._site) if spec else None
         if lack is not None:
             await self._pass_on(entry, delivery, f"{self._worker_id} {lack}")
             return None
@@ -161,22 +179,32 @@ class Claims:
                 return found
             raise
 
-    async def _end(self, entry: Entry, decision: Decision, delivery: Delivery) -> None:
-        """The job is over: nothing of it may stay behind, here, in its record or in its events."""
+    async def _end(
+        self, entry: Entry, decision: Decision, delivery: Delivery, objection: JobError | None
+    ) -> None:
+        """The job is over: nothing of it may stay behind, here, in its record or in its events.
+
+        The paths of one whose signature is objected to are not trusted: nothing is touched there.
+        """
         now, cause = dt.datetime.now(dt.UTC), stop_cause(entry.record)
         if decision is Decision.CANCEL and cause is not None:
             ended = stopped(entry.record, cause, now=now, by=self._worker_id)
             entry = await self._store.swap(ended, entry.revision)
-        await self._clear_away(entry.record)
+        elif decision is Decision.CLAIM and objection is not None:
+            log.warning("job %s is refused: %s", entry.record.job_id, objection.message)
+            ended = failed(entry.record, objection, now=now, by=self._worker_id)
+            entry = await self._store.swap(ended, entry.revision)
+        if objection is None:
+            await self._clear_away(entry.record)
         await self._tell_end(entry)
         await delivery.ack()
 
     async def _clear_away(self, record: JobRecord) -> None:
         """What a killed attempt has left on this host, if it is the one."""
         if record.attempt > 0 and record.spec is not None:
-            output_path = Path(record.spec.artifacts.output_path)
+            destination = self._site.destination(record.spec.artifacts.output_path)
             completed = record.state is State.COMPLETED
-            await clear_away(output_path, record.job_id, keep_outputs=completed)
+            await clear_away(destination, record.job_id, keep_outputs=completed)
 
     async def _tell_end(self, entry: Entry) -> None:
         """Publish the last event unless it is there: its writer may have died before it could."""
@@ -193,8 +221,13 @@ class Claims:
             self._connection,
             self._topology,
             delivery,
-            reason="invalid-job",
+            reason=INVALID_JOB,
             message=words,
             by=self._worker_id,
         )
         await delivery.ack()
+
+
+def _outlived_its_record(delivery: Delivery) -> bool:
+    """A day is left for clocks that differ."""
+    return time.time() - delivery.stored_at > FORGOTTEN_SECONDS

@@ -24,7 +24,8 @@ from subjects.record import JobRecord
 from subjects.result import JobResult, Outputs
 from subjects.states import State
 from subjects.topology import Topology
-from workers.execute import Outcome, bounded
+from workers import bounds
+from workers.execute import Outcome
 from workers.lease import HeldLease
 
 log = logging.getLogger("h2kbus.worker")
@@ -170,12 +171,14 @@ def job_result(record: JobRecord, outcome: Outcome, state: State, now: dt.dateti
     )
     if done is None:
         logs = str(outcome.log_file) if outcome.log_file else None
-        return msgspec.structs.replace(result, outputs=Outputs(logs=logs), warnings=outcome.warnings)
+        return msgspec.structs.replace(
+            result, outputs=Outputs(logs=logs), warnings=bounds.warnings(outcome.warnings)
+        )
     return msgspec.structs.replace(
         result,
         outputs=done.outputs,
-        warnings=(*done.warnings, *outcome.warnings),
-        summary=bounded(done.summary),
+        warnings=bounds.warnings((*done.warnings, *outcome.warnings)),
+        summary=bounds.facts(done.summary),
     )
 
 

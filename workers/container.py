@@ -5,8 +5,9 @@ would make a copy that somebody could exchange.
 """
 
 import hashlib
+import os
 from contextlib import ExitStack
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any, Literal, Protocol
 from urllib.parse import unquote
 
@@ -215,13 +216,13 @@ class _Directory:
     kind: Literal["ova", "ovf"] = "ovf"
 
     def __init__(self, descriptor: OpenFile, stack: ExitStack) -> None:
-        self._opened = {descriptor.path: descriptor}
-        self._place = descriptor.path.parent
+        self._opened = {descriptor.name: descriptor}
+        self._place = descriptor.directory
         self._stack = stack
 
     def has(self, name: str) -> bool:
         try:
-            self._path(name).lstat()
+            os.stat(name, dir_fd=self._place.descriptor, follow_symlinks=False)
         except OSError:
             return False
         return True
@@ -233,11 +234,7 @@ class _Directory:
         disk = self._open(name)
         return Content(file=disk, size=disk.size, opened=tuple(self._opened.values()), member=name)
 
-    def _path(self, name: str) -> Path:
-        return self._place / name
-
     def _open(self, name: str) -> OpenFile:
-        path = self._path(name)
-        if path not in self._opened:
-            self._opened[path] = open_regular(path, self._stack)
-        return self._opened[path]
+        if name not in self._opened:
+            self._opened[name] = open_regular(self._place, name, self._stack)
+        return self._opened[name]

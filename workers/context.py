@@ -10,6 +10,7 @@ import msgspec
 from subjects.result import Outputs
 from subjects.spec import JobSpec
 from workers.outputs import StagedFile
+from workers.site import ANYWHERE, Site
 from workers.workplace import Workplace
 
 
@@ -46,7 +47,7 @@ class JobContext(msgspec.Struct, frozen=True, kw_only=True):
     `workplace` opens the attempt's scratch directory, log and tools; an operation that touches no files
     leaves it alone. `capabilities` are what this worker was seen to do. `publish` gives finished files
     of the scratch directory their final names, with the result that they belong to; it is the only way
-    for an operation to make anything visible.
+    for an operation to make anything visible. `site` is what the job may reach on this host.
     """
 
     job_id: str
@@ -58,6 +59,7 @@ class JobContext(msgspec.Struct, frozen=True, kw_only=True):
     capabilities: frozenset[str]
     report: Report
     workplace: Callable[[], AbstractAsyncContextManager[Workplace]]
+    site: Site = ANYWHERE
     publish: Callable[[Sequence[StagedFile], OperationResult], Awaitable[OperationResult]]
 
     @property

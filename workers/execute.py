@@ -6,7 +6,6 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import anyio
 import msgspec
@@ -17,14 +16,16 @@ from subjects.lifecycle import is_granted, stop_cause
 from subjects.operations import OperationDeclaration, parameters_of, selected_actions
 from subjects.record import JobRecord
 from subjects.result import JobError, Metrics
-from subjects.spec import MAX_PARAMETER_DEPTH, JobSpec, is_deeper
+from subjects.spec import JobSpec
 from subjects.states import State
+from workers import bounds
 from workers.context import JobContext, OperationResult
 from workers.lease import HeldLease
 from workers.operations import load_runner
 from workers.outputs import StagedFile
 from workers.progress import ProgressReport
 from workers.publication import publish, recover
+from workers.site import ANYWHERE, Destination, Site
 from workers.workplace import Workplace, open_workplace
 
 log = logging.getLogger("h2kbus.worker")
@@ -41,16 +42,22 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
 
 
-async def execute(
-    lease: HeldLease, catalog: OperationCatalog, capabilities: frozenset[str] = frozenset()
-) -> Outcome:
+class Means(msgspec.Struct, frozen=True):
+    """What a worker has for its jobs: operations, what it was seen to do, and what they may reach."""
+
+    catalog: OperationCatalog
+    capabilities: frozenset[str] = frozenset()
+    site: Site = ANYWHERE
+
+
+async def execute(lease: HeldLease, means: Means) -> Outcome:
     """Run the attempt under its lease, which also ends it in time. Whatever happens is in what it returns."""
     began = time.monotonic()
     record = lease.entry.record
     result, error = None, None
     with lease.scope:
         try:
-            result = await _run(lease, record, catalog, capabilities)
+            result = await _run(lease, record, means)
         except AttemptStopped as stop:
             error = job_error(stop, lease)
         except H2KBusError as failure:
@@ -69,17 +76,16 @@ async def execute(
     )
 
 
-async def _run(
-    lease: HeldLease, record: JobRecord, catalog: OperationCatalog, capabilities: frozenset[str]
-) -> OperationResult:
+async def _run(lease: HeldLease, record: JobRecord, means: Means) -> OperationResult:
+    destination = means.site.destination(_spec_of(record).artifacts.output_path)
     if has_history(record):
-        await _settle_earlier_attempts(lease, record)
+        await _settle_earlier_attempts(lease, record, destination)
     if lease.publication is not None:
         return lease.publication.result
-    declaration = catalog.declaration_of(_spec_of(record))
+    declaration = means.catalog.declaration_of(_spec_of(record))
     lease.report = _progress_of(record, declaration)
     try:
-        return await load_runner(declaration)().run(_context(lease, record, declaration, capabilities))
+        return await load_runner(declaration)().run(_context(lease, record, declaration, means))
     finally:
         lease.report.finish()
 
@@ -93,11 +99,10 @@ def has_history(record: JobRecord) -> bool:
     return record.publishing or any(each.to is State.RETRYING for each in record.transitions)
 
 
-async def _settle_earlier_attempts(lease: HeldLease, record: JobRecord) -> None:
+async def _settle_earlier_attempts(lease: HeldLease, record: JobRecord, destination: Destination) -> None:
     """Adopt what a lost attempt has published, or clear it away; then see whether this one may execute."""
-    output_path = Path(_spec_of(record).artifacts.output_path)
     with anyio.CancelScope(shield=True):
-        lease.publication = await recover(output_path, record.job_id, before=lease.terms.token)
+        lease.publication = await recover(destination, record.job_id, before=lease.terms.token)
     if lease.publication is not None:
         return
     cause = stop_cause(record)
@@ -112,24 +117,25 @@ async def _settle_earlier_attempts(lease: HeldLease, record: JobRecord) -> None:
 
 
 def _context(
-    lease: HeldLease, record: JobRecord, declaration: OperationDeclaration, capabilities: frozenset[str]
+    lease: HeldLease, record: JobRecord, declaration: OperationDeclaration, means: Means
 ) -> JobContext:
     spec = _spec_of(record)
-    output_path = Path(spec.artifacts.output_path)
-    scratch: list[Path] = []
+    destination = means.site.destination(spec.artifacts.output_path)
+    places: list[Workplace] = []
 
     @contextlib.asynccontextmanager
     async def workplace() -> AsyncIterator[Workplace]:
         async with open_workplace(
-            output_path, record.job_id, lease.terms, lambda: lease.publication is not None
+            destination, record.job_id, lease.terms, lambda: lease.publication is not None
         ) as place:
-            scratch.append(place.scratch)
+            places.append(place)
             lease.log_file = place.log.path
             place.log.line(f"attempt {record.attempt} of {spec.operation} on {record.worker_id}")
             yield place
 
     async def publish_all(files: Sequence[StagedFile], result: OperationResult) -> OperationResult:
-        lease.publication = await publish(scratch[-1], files, result, lease.guard)
+        output, private = places[-1].output, places[-1].private
+        lease.publication = await publish(destination, output, private, files, result, lease.guard)
         return result
 
     return JobContext(
@@ -139,7 +145,8 @@ def _context(
         spec=spec,
         parameters=parameters_of(declaration, spec.parameters),
         actions=selected_actions(declaration, spec.requested_actions),
-        capabilities=capabilities,
+        capabilities=means.capabilities,
+        site=means.site,
         report=lease.report or _progress_of(record, declaration),
         workplace=workplace,
         publish=publish_all,
@@ -155,21 +162,17 @@ def _spec_of(record: JobRecord) -> JobSpec:
 def job_error(error: H2KBusError, lease: HeldLease) -> JobError:
     """An expected failure, as it stands in the job's result."""
     return JobError(
-        code=error.error_code, message=str(error), phase=_phase(lease), details=bounded(error.details)
+        code=error.error_code,
+        message=bounds.words(str(error)),
+        phase=_phase(lease),
+        details=bounds.facts(error.details),
     )
-
-
-def bounded(facts: dict[str, Any]) -> dict[str, Any]:
-    """What an operation says of itself, unless it is nested so deep that no reader would take the record."""
-    if is_deeper(facts, MAX_PARAMETER_DEPTH):
-        return {"dropped": f"nested deeper than {MAX_PARAMETER_DEPTH} levels"}
-    return facts
 
 
 def _defect(error: Exception, lease: HeldLease) -> JobError:
     return JobError(
         code=ErrorCode.INTERNAL,
-        message=f"{type(error).__name__}: {error}",
+        message=bounds.words(f"{type(error).__name__}: {error}"),
         phase=_phase(lease),
         stack_trace="".join(traceback.format_exception(error))[-8192:],
     )

@@ -8,21 +8,39 @@ import anyio
 import msgspec
 
 from h2kbus.errors import ErrorCode, OperationFailed
+from subjects.builtin import ImageParameters
 from subjects.spec import ImageFormat, ImageSpec
+from workers.chain import ALLOWED_BY, Layer, open_chain
 from workers.checksum import OnBytes, digests
 from workers.container import Content, locate, require_digest
-from workers.formats import Finding, Header, ImageBytes, foreign_format, read_header
+from workers.context import JobContext
+from workers.formats import FORMATS, Finding, Header, ImageBytes, foreign_format, read_header
 from workers.formats.header import SECTOR, Window, unsafe
 from workers.formats.vmdk import Extent, extent_findings, extents_of
+from workers.links import DIRECTORY, link_files
 from workers.qemu import Disk, ImageInfo, QemuImg
-from workers.regular import OpenFile, open_regular
+from workers.regular import OpenFile, open_image_file, open_regular
+from workers.site import ANYWHERE, Site
+from workers.workplace import Workplace
 
-MAX_VIRTUAL_BYTES = 64 << 40
-"""64 TiB: the largest disk of the common hypervisors. A header of 500 bytes may claim far more."""
+_ALLOWANCES = (ALLOWED_BY, "allow_snapshots")
+"""Fields of `ImageParameters`."""
 
 _NAMED_FORMATS = frozenset(
     {".vmdk", ".qcow2", ".qcow", ".vdi", ".vhd", ".vpc", ".vhdx", ".avhd", ".avhdx", ".qed", ".e01", ".ova"}
 )
+
+
+class Gate(msgspec.Struct, frozen=True, kw_only=True):
+    """What one job may open: images of the site, `member` of a container, and what it allows by name.
+
+    `scratch` is where links are made to the files of an image that has several.
+    """
+
+    scratch: Path
+    site: Site = ANYWHERE
+    member: str | None = None
+    allowed: frozenset[str] = frozenset()
 
 
 class CheckedImage:
@@ -30,32 +48,53 @@ class CheckedImage:
 
     Its content is reached through `disk` only, which refuses an unsafe image. `path` is the file that
     holds it, `size` is in bytes, and `container` are the facts of the OVA or OVF that it is a part of.
+    `chain` are the files that it builds on, and `allowed` is what would have been refused without the
+    job's word.
     """
 
-    def __init__(self, content: Content, header: Header) -> None:
+    def __init__(self, content: Content, header: Header, gate: Gate) -> None:
         self.path = content.file.path
         self.format: ImageFormat = header.format
         self.header = header
         self.size = content.size
         self.container = content.facts
-        self.findings = header.findings
-        self.warnings = [*content.warnings, *header.warnings]
+        self.findings = tuple(each for each in header.findings if each.unless not in gate.allowed)
+        self.allowed = tuple(each for each in header.findings if each.unless in gate.allowed)
+        self.warnings = [*content.warnings, *header.warnings, *map(_allowance, self.allowed)]
+        self.chain: tuple[Layer, ...] = ()
         self.checksum: str | None = None
         self._content = content
         self._opened = list(content.opened)
+        self._gate = gate
 
     @property
     def disk(self) -> Disk:
-        """The image as tools get it: by its open descriptor, so that it cannot be exchanged.
+        """The image as tools get it: by its open descriptors, so that none of its files can be exchanged.
 
-        An image of several files is given by its path, because qemu looks for the others beside it.
         Raises IMAGE_UNSAFE if the image may not be read.
         """
         for each in self.findings:
             if each.code is ErrorCode.IMAGE_UNSAFE:
                 raise self._refusal(each)
-        descriptor = None if self.header.extents else self._content.file.descriptor
-        return Disk(path=self.path, format=self.format, descriptor=descriptor, window=self._content.window)
+        file = self._content.file
+        disk = Disk(path=self.path, format=self.format, window=self._content.window, backing=self._below())
+        if not self.header.extents:
+            return msgspec.structs.replace(disk, descriptor=file.descriptor)
+        files = {each.name: each.descriptor for each in self._opened}
+        link_files(self._gate.scratch, files)
+        return msgspec.structs.replace(disk, inside=f"{DIRECTORY}/{file.name}", linked=tuple(files.values()))
+
+    def _below(self) -> Disk | None:
+        """What the image builds on, each with its format and its descriptor."""
+        disk = None
+        for each in reversed(self.chain):
+            disk = Disk(
+                path=each.file.path,
+                format=each.header.format,
+                descriptor=each.file.descriptor,
+                backing=disk,
+            )
+        return disk
 
     def require_sound(self) -> None:
         """Raise IMAGE_UNSAFE or IMAGE_CORRUPT for the first thing that was found wrong."""
@@ -65,17 +104,32 @@ class CheckedImage:
     async def examine(self, qemu: QemuImg) -> tuple[ImageInfo, bytes]:
         """Let qemu read the metadata, and hold its view against ours.
 
-        Raises IMAGE_CORRUPT if it cannot open the image, IMAGE_UNSAFE if it sees what we did not.
+        Raises IMAGE_CORRUPT if it cannot open the image, IMAGE_UNSAFE if it sees what we did not, and
+        FORMAT_MISMATCH if it would take the image for one of another format.
         """
         info, words = await qemu.info(self.disk)
-        for each in _doubts(info, self.header.virtual_size):
+        second = await qemu.opinion(self.disk)
+        for each in (*_doubts(info, self.header, self._gate), *_disagreement(self.header, second)):
             raise self._refusal(each)
         if self._content.window:
             # qemu tells what the whole archive occupies.
             info = msgspec.structs.replace(info, actual_size=self.size)
         return info, words
 
-    def add_extents(self) -> None:
+    def add_chain(self, stack: ExitStack) -> None:
+        """Take the files that an allowed chain names through the same gate."""
+        if any(each.unless == ALLOWED_BY for each in self.allowed):
+            if self._content.container:
+                self.findings = (
+                    *self.findings,
+                    unsafe("it builds on a backing file, and it is in a container"),
+                )
+                return
+            top = Layer(self._content.file, self.header)
+            self.chain = open_chain(top, self._gate.site, self._gate.allowed, stack)
+            self._opened += [each.file for each in self.chain]
+
+    def add_extents(self, stack: ExitStack) -> None:
         """Take the files that a descriptor names through the same gate."""
         if self.header.extents and self._content.window:
             self.findings = (
@@ -85,7 +139,7 @@ class CheckedImage:
             return
         for extent in extents_of(self._content.bytes) if self.header.extents else ():
             if extent.plain:
-                self._add_extent(extent)
+                self._add_extent(extent, stack)
 
     def require_unchanged(self) -> None:
         """Raise IMAGE_UNSAFE if the image, or what its path names, changed since it was opened."""
@@ -110,45 +164,60 @@ class CheckedImage:
             for each in content.expected:
                 require_digest(content.label, each, found[each.algorithm])
 
-    def _add_extent(self, extent: Extent) -> None:
-        with ExitStack() as stack:
-            file = open_regular(self.path.parent / extent.name, stack)
-            self._opened.append(file)
-            self.findings = (*self.findings, *extent_findings(extent, ImageBytes(file.descriptor)))
+    def _add_extent(self, extent: Extent, stack: ExitStack) -> None:
+        if any(each.name == extent.name for each in self._opened):
+            return
+        file = open_regular(self._content.file.directory, extent.name, stack)
+        self._opened.append(file)
+        self.findings = (*self.findings, *extent_findings(extent, ImageBytes(file.descriptor)))
 
     def _refusal(self, finding: Finding) -> OperationFailed:
-        return OperationFailed(finding.code, f"{self._content.label}: {finding.reason}")
+        return OperationFailed(finding.code, f"{self._content.label}: {finding.words}")
 
 
 @asynccontextmanager
-async def open_image(
-    spec: ImageSpec, on_bytes: OnBytes, *, member: str | None = None
-) -> AsyncIterator[CheckedImage]:
-    """Open the job's image and check it against its description, without any tool.
+async def open_job_image(job: JobContext, place: Workplace, on_bytes: OnBytes) -> AsyncIterator[CheckedImage]:
+    """Open a job's image as every operation does: through the gate, with what the job allows in its log.
 
-    `member` names one of the disks of an OVA or OVF. `on_bytes` hears how far the checksum is. Raises
-    OperationFailed with IMAGE_NOT_FOUND, IMAGE_UNREADABLE, IMAGE_UNSAFE (not a regular file, or a
-    hostile container), IMAGE_CORRUPT (empty, or without the header that its name promises),
+    Raises what `open_image` raises.
+    """
+    wanted: ImageParameters = job.parameters
+    allowed = frozenset(each for each in _ALLOWANCES if getattr(wanted, each))
+    gate = Gate(scratch=place.scratch, site=job.site, member=wanted.disk, allowed=allowed)
+    async with open_image(job.spec.image, on_bytes, gate) as image:
+        for each in image.allowed:
+            place.log.line(_allowance(each))
+        yield image
+
+
+@asynccontextmanager
+async def open_image(spec: ImageSpec, on_bytes: OnBytes, gate: Gate) -> AsyncIterator[CheckedImage]:
+    """Open an image and check it against its description, without any tool.
+
+    `on_bytes` hears how far the checksum is. Raises OperationFailed with IMAGE_NOT_FOUND,
+    IMAGE_UNREADABLE, IMAGE_UNSAFE (below no root, not a regular file, a hostile container, or a hostile
+    chain), IMAGE_CORRUPT (empty, or without the header that its name promises),
     INVALID_SPEC (no such member), SIZE_MISMATCH, FORMAT_MISMATCH or CHECKSUM_MISMATCH. What the header
     reveals beyond that stands in the image's `findings`.
     """
     with ExitStack() as stack:
-        image = await anyio.to_thread.run_sync(_admit, spec, member, stack)
+        image = await anyio.to_thread.run_sync(_admit, spec, gate, stack)
         if spec.checksum:
             await image.verify(spec.checksum, on_bytes)
         await image.verify_manifest(on_bytes)
         yield image
 
 
-def _admit(spec: ImageSpec, member: str | None, stack: ExitStack) -> CheckedImage:
-    named = open_regular(Path(spec.path), stack)
+def _admit(spec: ImageSpec, gate: Gate, stack: ExitStack) -> CheckedImage:
+    named = open_image_file(gate.site, Path(spec.path), stack)
     _require_size(spec, named)
     try:
-        content = locate(named, member, stack)
+        content = locate(named, gate.member, stack)
         header = read_header(content.bytes) or _raw_header(spec, content)
         _refuse_other_format(spec, content, header)
-        image = CheckedImage(content, _within_limits(header))
-        image.add_extents()
+        image = CheckedImage(content, _within_limits(header, gate.site), gate)
+        image.add_extents(stack)
+        image.add_chain(stack)
     except OSError as error:
         raise OperationFailed(ErrorCode.IMAGE_UNREADABLE, f"{named.path}: {error.strerror}") from error
     return image
@@ -184,25 +253,42 @@ def _refuse_other_format(spec: ImageSpec, content: Content, header: Header) -> N
         )
 
 
-def _within_limits(header: Header) -> Header:
-    if header.virtual_size is None or header.virtual_size <= MAX_VIRTUAL_BYTES:
+def _within_limits(header: Header, site: Site) -> Header:
+    if header.virtual_size is None or header.virtual_size <= site.max_virtual_bytes:
         return header
-    return msgspec.structs.replace(header, findings=(*header.findings, _too_large(header.virtual_size)))
+    return msgspec.structs.replace(header, findings=(*header.findings, _too_large(header.virtual_size, site)))
 
 
-def _doubts(info: ImageInfo, known_size: int | None) -> list[Finding]:
+def _allowance(finding: Finding) -> str:
+    return f"allowed by parameters.{finding.unless}: {finding.reason}"
+
+
+def _doubts(info: ImageInfo, header: Header, gate: Gate) -> list[Finding]:
     found = []
-    if info.backing_filename is not None:
+    if info.backing_filename is not None and ALLOWED_BY not in gate.allowed:
         found.append(unsafe(f"it builds on a backing file: {info.backing_filename!r}"))
     if info.encrypted:
         found.append(unsafe("it is encrypted"))
-    if info.virtual_size > MAX_VIRTUAL_BYTES:
-        found.append(_too_large(info.virtual_size))
-    if known_size is not None and info.virtual_size != -(-known_size // SECTOR) * SECTOR:
-        words = f"its header was read as a disk of {known_size} bytes, qemu sees one of {info.virtual_size}"
+    if info.virtual_size > gate.site.max_virtual_bytes:
+        found.append(_too_large(info.virtual_size, gate.site))
+    known = header.virtual_size
+    if known is not None and info.virtual_size != -(-known // SECTOR) * SECTOR:
+        words = f"its header was read as a disk of {known} bytes, qemu sees one of {info.virtual_size}"
         found.append(unsafe(words))
     return found
 
 
-def _too_large(size: int) -> Finding:
-    return unsafe(f"it claims a disk of {size} bytes; the limit is {MAX_VIRTUAL_BYTES}")
+def _disagreement(header: Header, second: str) -> list[Finding]:
+    """Whether qemu, left to itself, takes the image for another format.
+
+    A fixed VHD has its footer at the end only, where qemu does not look.
+    """
+    plain = header.format == "vhd" and header.variant == "fixed"
+    if second == FORMATS[header.format].qemu or (plain and second == "raw"):
+        return []
+    words = f"its header is that of {header.format}, and qemu takes it for {second!r}"
+    return [Finding(ErrorCode.FORMAT_MISMATCH, words)]
+
+
+def _too_large(size: int, site: Site) -> Finding:
+    return unsafe(f"it claims a disk of {size} bytes; the limit is {site.max_virtual_bytes}")

@@ -25,12 +25,15 @@ class JobLog:
     lose the job.
     """
 
-    def __init__(self, path: Path, limit_bytes: int = MAX_LOG_BYTES) -> None:
+    def __init__(
+        self, path: Path, directory: Path | None = None, *, limit_bytes: int = MAX_LOG_BYTES
+    ) -> None:
+        """`directory` is where this process has the directory of `path`, if not by that name."""
         self.path = path
         self.lost: OSError | None = None
         self._limit = limit_bytes
         with output_errors(path):
-            self._descriptor = os.open(path, _FLAGS, 0o640)
+            self._descriptor = os.open((directory or path.parent) / path.name, _FLAGS, 0o640)
         self._size = os.fstat(self._descriptor).st_size
         self._open = True
 

@@ -13,6 +13,7 @@ import anyio
 import msgspec
 
 from h2kbus.errors import ErrorCode, OperationFailed
+from workers.site import Destination, OpenDirectory
 
 _FILE_MODE = 0o640
 SCRATCH_PREFIX = ".h2kbus-"
@@ -23,11 +24,12 @@ _ERRNO_CODES = {
     errno.EEXIST: ErrorCode.OUTPUT_EXISTS,
     errno.ENOTEMPTY: ErrorCode.OUTPUT_EXISTS,
 }
+_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 
 class StagedFile(msgspec.Struct, frozen=True):
-    """A finished file in the scratch directory, and the name that it is to get."""
+    """A finished file in the scratch directory, and the path in the output directory that it is to get."""
 
     source: Path
     target: Path
@@ -53,30 +55,41 @@ def evidence_path(output_path: Path, job_id: str, attempt: int, name: str) -> Pa
     return output_path / f"{job_id}.attempt-{attempt}.{name}"
 
 
+@contextmanager
+def open_output(destination: Destination, *, make: bool = False) -> Iterator[OpenDirectory]:
+    """Hold a job's output directory open. Raises OUTPUT_UNWRITABLE or NO_SPACE."""
+    with contextlib.ExitStack() as stack:
+        with output_errors(destination.path):
+            directory = stack.enter_context(destination.opened(make=make))
+        yield directory
+
+
 @asynccontextmanager
 async def scratch_directory(
-    output_path: Path, job_id: str, token: int, is_needed: Callable[[], bool]
-) -> AsyncIterator[Path]:
-    """A private directory inside `output_path`, so on its filesystem, for one attempt.
+    output: OpenDirectory, job_id: str, token: int, is_needed: Callable[[], bool]
+) -> AsyncIterator[OpenDirectory]:
+    """A private directory inside the output directory, so on its filesystem, for one attempt.
 
-    `output_path` is made if it is missing. The directory goes away at the end, unless `is_needed` says
-    that something published from it has yet to be settled. Raises OUTPUT_UNWRITABLE or NO_SPACE.
+    The directory goes away at the end, unless `is_needed` says that something published from it has yet
+    to be settled. Raises OUTPUT_UNWRITABLE or NO_SPACE.
     """
-    scratch = output_path / f"{SCRATCH_PREFIX}{job_id}-{token}"
-    await anyio.to_thread.run_sync(_make_scratch, scratch)
+    name = f"{SCRATCH_PREFIX}{job_id}-{token}"
+    scratch = await anyio.to_thread.run_sync(_make_scratch, output, name)
     try:
         yield scratch
     finally:
+        os.close(scratch.descriptor)
         if not is_needed():
             with anyio.move_on_after(_REMOVAL_SECONDS, shield=True):
-                await anyio.to_thread.run_sync(functools.partial(shutil.rmtree, scratch, ignore_errors=True))
+                remove = functools.partial(shutil.rmtree, output.inside / name, ignore_errors=True)
+                await anyio.to_thread.run_sync(remove)
 
 
-def require_free(*targets: Path) -> None:
+def require_free(output: OpenDirectory, *targets: Path) -> None:
     """Raise OUTPUT_EXISTS if one of the names is taken, before any work is done."""
     for target in targets:
         with output_errors(target):
-            if os.path.lexists(target):
+            if os.path.lexists(output.inside / target.name):
                 raise OperationFailed(ErrorCode.OUTPUT_EXISTS, f"{target} exists already and is left alone")
 
 
@@ -87,13 +100,13 @@ def free_bytes(directory: Path) -> int:
     return status.f_bavail * status.f_frsize
 
 
-async def keep_evidence(files: Sequence[StagedFile]) -> frozenset[Path]:
+async def keep_evidence(output: OpenDirectory, files: Sequence[StagedFile]) -> frozenset[Path]:
     """Let a failed attempt's files stay, and return the names that they got.
 
     One whose name is taken, or that the disk does not take, is left out: the attempt has a better reason
     to fail than its evidence.
     """
-    return await anyio.to_thread.run_sync(_keep_evidence, files)
+    return await anyio.to_thread.run_sync(_keep_evidence, output, files)
 
 
 async def sync_file(path: Path) -> None:
@@ -111,12 +124,17 @@ def output_errors(path: Path) -> Iterator[None]:
         raise OperationFailed(code, f"{path}: {error.strerror}") from error
 
 
-def _make_scratch(scratch: Path) -> None:
-    with output_errors(scratch.parent):
-        scratch.parent.mkdir(parents=True, exist_ok=True)
-        if os.path.lexists(scratch):
-            shutil.rmtree(scratch)
-        scratch.mkdir(mode=0o700)
+def _make_scratch(output: OpenDirectory, name: str) -> OpenDirectory:
+    with output_errors(output.path):
+        if os.path.lexists(output.inside / name):
+            shutil.rmtree(output.inside / name)
+        os.mkdir(name, mode=0o700, dir_fd=output.descriptor)
+        return open_directory(output, name)
+
+
+def open_directory(parent: OpenDirectory, name: str) -> OpenDirectory:
+    """Open a directory of an open one; whoever calls this closes its descriptor. Raises OSError."""
+    return OpenDirectory(parent.path / name, os.open(name, _LIST, dir_fd=parent.descriptor))
 
 
 def finish_file(path: Path) -> None:
@@ -136,25 +154,30 @@ def sync_path(path: Path) -> None:
             os.close(descriptor)
 
 
-def _keep_evidence(files: Sequence[StagedFile]) -> frozenset[Path]:
+def _keep_evidence(output: OpenDirectory, files: Sequence[StagedFile]) -> frozenset[Path]:
     kept = set()
     for each in files:
         with contextlib.suppress(OSError, OperationFailed):
             finish_file(each.source)
-            place_file(each)
+            place_file(output, each)
             kept.add(each.target)
     return frozenset(kept)
 
 
-def place_file(file: StagedFile) -> None:
+def place_file(output: OpenDirectory, file: StagedFile) -> None:
     """Give the file its name in one step that fails if the name is taken.
 
     Where there are no hard links, an empty file made for the purpose holds the name until the rename.
     """
+    target = output.inside / file.target.name
     try:
-        os.link(file.source, file.target)
+        os.link(file.source, target)
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        os.close(os.open(file.target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _FILE_MODE))
-        file.source.rename(file.target)
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _FILE_MODE))
+        try:
+            file.source.rename(target)
+        except OSError:
+            target.unlink()
+            raise

@@ -12,6 +12,7 @@ from subjects.events import ProgressEvent, event_seq
 from subjects.operations import Phase
 from subjects.record import JobRecord, ProgressSummary
 from subjects.states import State
+from workers import bounds
 
 MIN_ETA_FRACTION: Final = 0.02
 """Below this share of the whole an estimate of the rest is noise."""
@@ -25,6 +26,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     message: str
     bytes_done: int | None = None
     bytes_total: int | None = None
+    phase_percent: float | None = None
 
 
 class ProgressReport:
@@ -62,8 +64,11 @@ class ProgressReport:
         bytes_done: int | None = None,
         bytes_total: int | None = None,
     ) -> None:
-        percent = self._percent_at(min(max(fraction, 0.0), 1.0))
-        self._add(Snapshot(self._phase, percent, message, bytes_done, bytes_total), replaces=True)
+        done = min(max(fraction, 0.0), 1.0)
+        snapshot = Snapshot(
+            self._phase, self._percent_at(done), message, bytes_done, bytes_total, round(100 * done, 2)
+        )
+        self._add(snapshot, replaces=True)
 
     def finish(self) -> None:
         """The operation has ended: account for its last phase."""
@@ -112,6 +117,7 @@ class ProgressReport:
         self._phase_began = now
 
     def _add(self, snapshot: Snapshot, *, replaces: bool) -> None:
+        snapshot = msgspec.structs.replace(snapshot, message=bounds.words(snapshot.message))
         same = self._unsent and self._unsent[-1].phase == snapshot.phase
         if replaces and same:
             self._unsent.pop()
@@ -135,5 +141,6 @@ def progress_event(
         worker_id=record.worker_id,
         bytes_done=snapshot.bytes_done,
         bytes_total=snapshot.bytes_total,
+        phase_percent=snapshot.phase_percent,
         eta_seconds=eta,
     )

@@ -5,10 +5,13 @@ by hard links out of there, after a manifest of them was made durable and the bu
 The directory stays until the job's record says how the attempt ended. So a worker that dies in between
 leaves everything that the next one has to know:
 
-- Renaming the directory revokes the attempt: from then on it cannot give anything a name, however long
-  it was suspended, because the files that it would link are not where it thinks.
+- Renaming the directory revokes the attempt: of several who try, one has done it.
 - The manifest tells which names are the attempt's own. If all of them stand, the next attempt adopts them
-  with their result; if only some do, it takes those away and starts anew.
+  with their result. If only some do, it takes those away and starts anew. Before that it removes the staged
+  files: from then on the revoked attempt cannot give anything a name, however long it was suspended,
+  because what it would link is gone.
+
+The output directory is held open meanwhile, and everything in it is reached through that descriptor.
 """
 
 import contextlib
@@ -16,7 +19,7 @@ import os
 import re
 import shutil
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from pathlib import Path
+from pathlib import PurePath
 from typing import Final
 
 import anyio
@@ -24,19 +27,36 @@ import msgspec
 
 from h2kbus.errors import OperationFailed
 from workers.context import OperationResult
-from workers.outputs import SCRATCH_PREFIX, StagedFile, finish_file, output_errors, place_file, sync_path
+from workers.outputs import (
+    SCRATCH_PREFIX,
+    StagedFile,
+    finish_file,
+    open_directory,
+    open_output,
+    output_errors,
+    place_file,
+    sync_path,
+)
+from workers.site import Destination, OpenDirectory
 
 MANIFEST: Final = "publication.json"
 _REVOKED: Final = ".revoked"
+_MAX_MANIFEST_BYTES: Final = 16 << 20
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _REMOVAL_SECONDS: Final = 60.0
 
 
 class _Name(msgspec.Struct, frozen=True):
-    """A name that an attempt gives, and how to know the file again that has it."""
+    """A path that an attempt gives, and how to know the file again that has it."""
 
     target: str
     inode: int
     mtime_ns: int
+
+    @property
+    def base(self) -> str:
+        """The name in the output directory."""
+        return PurePath(self.target).name
 
 
 class _Manifest(msgspec.Struct, frozen=True):
@@ -47,23 +67,32 @@ class _Manifest(msgspec.Struct, frozen=True):
 class Publication:
     """What one attempt has published, until it is known whether that stands."""
 
-    def __init__(self, scratch: Path, result: OperationResult) -> None:
+    def __init__(self, destination: Destination, scratch: str, result: OperationResult) -> None:
+        """`scratch` is the name of the attempt's directory."""
         self.result = result
+        self._destination = destination
         self._scratch = scratch
 
     async def keep(self) -> None:
         """The record says COMPLETED: the scratch directory has done its service."""
         with anyio.move_on_after(_REMOVAL_SECONDS, shield=True):
-            await anyio.to_thread.run_sync(_remove, self._scratch)
+            await anyio.to_thread.run_sync(self._conclude, _remove)
 
     async def withdraw(self) -> None:
         """The job was given to somebody else: take the names back, unless another attempt adopted them."""
         with anyio.move_on_after(_REMOVAL_SECONDS, shield=True):
-            await anyio.to_thread.run_sync(_withdraw, self._scratch)
+            await anyio.to_thread.run_sync(self._conclude, _withdraw)
+
+    def _conclude(self, step: Callable[[OpenDirectory, str], None]) -> None:
+        # Whoever took the output directory away has taken what was in it.
+        with contextlib.suppress(OperationFailed), open_output(self._destination) as output:
+            step(output, self._scratch)
 
 
 async def publish(
-    scratch: Path,
+    destination: Destination,
+    output: OpenDirectory,
+    scratch: OpenDirectory,
     files: Sequence[StagedFile],
     result: OperationResult,
     guard: Callable[[], Awaitable[None]],
@@ -75,135 +104,174 @@ async def publish(
     """
     names = await anyio.to_thread.run_sync(_prepare, scratch, files, result)
     await guard()
-    await anyio.to_thread.run_sync(_place_all, files, names)
-    return Publication(scratch, result)
+    await anyio.to_thread.run_sync(_place_all, output, files, names)
+    return Publication(destination, scratch.path.name, result)
 
 
-async def recover(output_path: Path, job_id: str, *, before: int) -> Publication | None:
+async def recover(destination: Destination, job_id: str, *, before: int) -> Publication | None:
     """Find out what earlier attempts of the job left, those with tokens below `before`.
 
     They are revoked. The publication that stands whole is returned, and everything else is cleared away.
     """
-    return await anyio.to_thread.run_sync(_recover, output_path, job_id, before)
+    return await anyio.to_thread.run_sync(_recover, destination, job_id, before)
 
 
-async def clear_away(output_path: Path, job_id: str, *, keep_outputs: bool) -> None:
+async def clear_away(destination: Destination, job_id: str, *, keep_outputs: bool) -> None:
     """The job has ended: remove whatever its attempts left, and the names they gave unless those stand."""
     undo = _remove if keep_outputs else _undo
-    await anyio.to_thread.run_sync(_clear_away, output_path, job_id, undo)
+    await anyio.to_thread.run_sync(_clear_away, destination, job_id, undo)
 
 
-def _prepare(scratch: Path, files: Sequence[StagedFile], result: OperationResult) -> list[_Name]:
+def _prepare(scratch: OpenDirectory, files: Sequence[StagedFile], result: OperationResult) -> list[_Name]:
     names = []
     for each in files:
         finish_file(each.source)
         with output_errors(each.source):
             status = each.source.stat()
         names.append(_Name(str(each.target), status.st_ino, status.st_mtime_ns))
-    manifest = scratch / MANIFEST
-    with output_errors(manifest):
+    manifest = scratch.inside / MANIFEST
+    with output_errors(scratch.path / MANIFEST):
         manifest.write_bytes(msgspec.json.encode(_Manifest(tuple(names), result)))
     sync_path(manifest)
-    sync_path(scratch)
+    sync_path(scratch.inside)
     return names
 
 
-def _place_all(files: Sequence[StagedFile], names: Sequence[_Name]) -> None:
+def _place_all(output: OpenDirectory, files: Sequence[StagedFile], names: Sequence[_Name]) -> None:
     try:
         for each in files:
             with output_errors(each.target):
-                place_file(each)
-        for directory in {each.target.parent for each in files}:
-            sync_path(directory)
+                place_file(output, each)
+        sync_path(output.inside)
     except OperationFailed:
-        _take_back(names)
+        _take_back(output, names)
         raise
 
 
-def _take_back(names: Sequence[_Name]) -> None:
+def _take_back(output: OpenDirectory, names: Sequence[_Name]) -> None:
     """Remove these names where they are still the attempt's: by now they may be somebody else's."""
     for name in names:
-        if _stands(name):
-            Path(name.target).unlink(missing_ok=True)
+        if _stands(output, name):
+            (output.inside / name.base).unlink(missing_ok=True)
 
 
-def _recover(output_path: Path, job_id: str, before: int) -> Publication | None:
+def _recover(destination: Destination, job_id: str, before: int) -> Publication | None:
     found = None
-    for scratch in _revoked(output_path, job_id, before):
-        manifest = _manifest(scratch)
-        if found is None and manifest is not None and _is_whole(manifest):
-            found = Publication(scratch, manifest.result)
-        else:
-            _undo(scratch)
+    for output in _present(destination):
+        for scratch in _revoked(output, job_id, before):
+            manifest = _manifest(output, scratch)
+            if found is None and manifest is not None and _is_whole(output, manifest):
+                found = Publication(destination, scratch, manifest.result)
+            else:
+                _undo(output, scratch)
     return found
 
 
-def _is_whole(manifest: _Manifest) -> bool:
+def _present(destination: Destination) -> Iterator[OpenDirectory]:
+    """The output directory, once, if it is there: where none is, no attempt has left anything."""
+    with contextlib.ExitStack() as stack:
+        try:
+            output = stack.enter_context(open_output(destination))
+        except OperationFailed:
+            return
+        yield output
+
+
+def _is_whole(output: OpenDirectory, manifest: _Manifest) -> bool:
     """Whether every name stands, for good: the attempt may have died before that was certain."""
-    if not manifest.names or not all(map(_stands, manifest.names)):
+    if not manifest.names or not all(_stands(output, name) for name in manifest.names):
         return False
-    for directory in {Path(name.target).parent for name in manifest.names}:
-        sync_path(directory)
+    sync_path(output.inside)
     return True
 
 
-def _clear_away(output_path: Path, job_id: str, undo: Callable[[Path], None]) -> None:
-    for scratch in _revoked(output_path, job_id, None):
-        undo(scratch)
+def _clear_away(destination: Destination, job_id: str, undo: Callable[[OpenDirectory, str], None]) -> None:
+    for output in _present(destination):
+        for scratch in _revoked(output, job_id, None):
+            undo(output, scratch)
 
 
-def _withdraw(scratch: Path) -> None:
-    revoked = _revoke(scratch)
+def _withdraw(output: OpenDirectory, scratch: str) -> None:
+    revoked = _revoke(output, scratch)
     if revoked is not None:
-        _undo(revoked)
+        _undo(output, revoked)
 
 
-def _undo(revoked: Path) -> None:
-    """Take back the names that a revoked attempt gave, then remove what is left of it."""
-    manifest = _manifest(revoked)
-    _take_back(manifest.names if manifest else ())
-    _remove(revoked)
+def _undo(output: OpenDirectory, revoked: str) -> None:
+    """Take back the names that a revoked attempt gave, then remove what is left of it.
+
+    What it might still give a name goes first. The manifest goes last: whoever dies here has a successor.
+    """
+    manifest = _manifest(output, revoked)
+    _remove_staged(output, revoked)
+    _take_back(output, manifest.names if manifest else ())
+    _remove(output, revoked)
 
 
-def _revoked(output_path: Path, job_id: str, before: int | None) -> Iterator[Path]:
+def _remove_staged(output: OpenDirectory, revoked: str) -> None:
+    with contextlib.suppress(OSError), _held(output, revoked) as scratch:
+        for each in os.scandir(scratch.inside):
+            if each.name == MANIFEST:
+                continue
+            if each.is_dir(follow_symlinks=False):
+                shutil.rmtree(each.path, ignore_errors=True)
+            else:
+                os.unlink(each.name, dir_fd=scratch.descriptor)
+
+
+def _revoked(output: OpenDirectory, job_id: str, before: int | None) -> Iterator[str]:
     """Revoke the job's attempts below a token, or all; the newest first, the revoked ones too."""
     shape = re.compile(re.escape(f"{SCRATCH_PREFIX}{job_id}-") + r"(\d+)(?:\.revoked)?")
     try:
-        names = [each.name for each in os.scandir(output_path) if each.is_dir(follow_symlinks=False)]
+        names = [each.name for each in os.scandir(output.inside) if each.is_dir(follow_symlinks=False)]
     except OSError:
         return
     tokens = {name: int(match[1]) for name in names if (match := shape.fullmatch(name))}
     for name in sorted(tokens, key=lambda each: tokens[each], reverse=True):
         if before is None or tokens[name] < before:
-            revoked = _revoke(output_path / name)
+            revoked = _revoke(output, name)
             if revoked is not None:
                 yield revoked
 
 
-def _revoke(scratch: Path) -> Path | None:
+def _revoke(output: OpenDirectory, scratch: str) -> str | None:
     """Take an attempt's directory away from it; None when somebody else has done so."""
-    if scratch.name.endswith(_REVOKED):
+    if scratch.endswith(_REVOKED):
         return scratch
-    revoked = scratch.with_name(scratch.name + _REVOKED)
     with contextlib.suppress(OSError):
-        scratch.rename(revoked)
-        return revoked
+        (output.inside / scratch).rename(output.inside / f"{scratch}{_REVOKED}")
+        return f"{scratch}{_REVOKED}"
     return None
 
 
-def _manifest(scratch: Path) -> _Manifest | None:
+@contextlib.contextmanager
+def _held(output: OpenDirectory, scratch: str) -> Iterator[OpenDirectory]:
+    """An attempt's directory by a descriptor, whatever takes its name meanwhile. Raises OSError."""
+    directory = open_directory(output, scratch)
+    try:
+        yield directory
+    finally:
+        os.close(directory.descriptor)
+
+
+def _manifest(output: OpenDirectory, scratch: str) -> _Manifest | None:
     """What the attempt was about to publish; None for one that did not come so far."""
-    with contextlib.suppress(OSError, msgspec.DecodeError):
-        return msgspec.json.decode((scratch / MANIFEST).read_bytes(), type=_Manifest)
+    with contextlib.suppress(OSError, msgspec.DecodeError), _held(output, scratch) as directory:
+        return msgspec.json.decode(_read_manifest(directory), type=_Manifest)
     return None
 
 
-def _stands(name: _Name) -> bool:
+def _read_manifest(scratch: OpenDirectory) -> bytes:
+    with os.fdopen(os.open(MANIFEST, _READ, dir_fd=scratch.descriptor), "rb") as file:
+        return file.read(_MAX_MANIFEST_BYTES)
+
+
+def _stands(output: OpenDirectory, name: _Name) -> bool:
     with contextlib.suppress(OSError):
-        status = Path(name.target).lstat()
+        status = (output.inside / name.base).lstat()
         return (status.st_ino, status.st_mtime_ns) == (name.inode, name.mtime_ns)
     return False
 
 
-def _remove(directory: Path) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
+def _remove(output: OpenDirectory, scratch: str) -> None:
+    shutil.rmtree(output.inside / scratch, ignore_errors=True)

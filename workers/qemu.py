@@ -1,7 +1,7 @@
 """qemu-img, as typed calls. The format of every image is forced: qemu never guesses."""
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ METADATA_LIMITS = ToolLimits(address_space_bytes=1 << 30, cpu_seconds=60)
 takes all that it can get."""
 
 METADATA_SECONDS = 120.0
+_WITH_BACKING = frozenset({"qcow2", "vmdk"})
+_RANGE = "range.raw"
 _MAX_JSON = 4 * 1024 * 1024
 _PROGRESS = re.compile(r"\(\s*([0-9.]+)/100%\)")
 _DIFFERENT, _CHECK_CORRUPT, _CHECK_LEAKS, _CHECK_UNSUPPORTED = 1, 2, 3, 63
@@ -36,42 +38,58 @@ _CHECK_VERDICTS = {
 class Disk(msgspec.Struct, frozen=True, kw_only=True):
     """An image as qemu gets it: by a name that it cannot take for a protocol, and with its format.
 
-    `descriptor` is an open file that the name refers to, to be handed down to the tool. `window` is the
-    part of the file that is the image, in whole sectors.
+    `path` is what messages call it. A source has its `descriptor`, which is handed down to the tool, or
+    stands in the scratch directory as links to the descriptors in `linked`, by the name `inside`. `window`
+    is the part of the file that is the image, in whole sectors, and `backing` what a layer builds on. An
+    image that was `made_here` is in the scratch directory too, and describes itself what is below it.
     """
 
     path: Path
     format: ImageFormat
     descriptor: int | None = None
+    inside: str | None = None
+    linked: tuple[int, ...] = ()
     window: Window | None = None
+    backing: "Disk | None" = None
+    made_here: bool = False
 
     @property
     def file(self) -> str:
-        """The name of the file as the operating system knows it."""
+        """The name of the file for a tool, which works in the scratch directory."""
+        if self.inside is not None:
+            return self.inside
         return str(self.path) if self.descriptor is None else f"/proc/self/fd/{self.descriptor}"
 
     @property
     def name(self) -> str:
-        return self.options if self.window else f"file:{self.file}"
-
-    @property
-    def options(self) -> str:
-        """The image as `--image-opts` takes it, in which a comma is written twice."""
-        return ",".join(f"{key}={_doubled(str(value))}" for key, value in _flat(self.node))
+        return f"file:{self.file}" if self.made_here else f"json:{msgspec.json.encode(self.node).decode()}"
 
     @property
     def node(self) -> dict[str, Any]:
-        """The image as a node of qemu's block layer. No backing file is named."""
+        """The image as a node of qemu's block layer, with all that is below it: its header is not asked."""
         file: dict[str, Any] = {"driver": "file", "filename": self.file}
         if self.window:
             part = {"driver": "raw", "offset": self.window.offset, "size": self.window.size}
             file = {**part, "file": file}
-        return {"driver": self.driver, "file": file}
+        node: dict[str, Any] = {"driver": self.driver, "file": file}
+        if self.format in _WITH_BACKING and not self.made_here:
+            node["backing"] = self.backing.node if self.backing else None
+        return node
 
     @property
-    def flags(self) -> list[str]:
-        """How qemu-img is told the format of what `name` names."""
-        return ["--image-opts"] if self.window else ["-f", self.driver]
+    def handed(self) -> tuple[int, ...]:
+        """The descriptors that a tool needs, to be handed down to it."""
+        own = () if self.descriptor is None else (self.descriptor,)
+        return (*own, *self.linked, *(self.backing.handed if self.backing else ()))
+
+    @property
+    def layers(self) -> "tuple[Disk, ...]":
+        """The image and all that it builds on, from the top."""
+        return (self, *(self.backing.layers if self.backing else ()))
+
+    def flags(self, option: str = "-f") -> list[str]:
+        """How qemu-img is told the format of what `name` names; a node tells it itself."""
+        return [option, self.driver] if self.made_here else []
 
     @property
     def driver(self) -> str:
@@ -120,20 +138,39 @@ class QemuImg:
         return output.stdout.decode("utf-8", "replace").partition("\n")[0]
 
     async def info(self, disk: Disk) -> tuple[ImageInfo, bytes]:
-        """What the image is, and qemu's own words. Raises IMAGE_CORRUPT if qemu cannot open it."""
-        output = await self._metadata("info", [disk], "--output=json", *disk.flags, "--", disk.name)
+        """What the image is, and qemu's own words. Raises IMAGE_CORRUPT if qemu cannot open it.
+
+        What it builds on is not looked at.
+        """
+        alone = msgspec.structs.replace(disk, backing=None)
+        output = await self._metadata("info", [alone], "--output=json", *alone.flags(), "--", alone.name)
         return msgspec.json.decode(output.stdout, type=ImageInfo), output.stdout
+
+    async def opinion(self, disk: Disk) -> str:
+        """Which format qemu takes the image for when it is told none, in qemu's words.
+
+        Nothing else is read this way: it is an opinion by other means than ours, to be held against ours.
+        """
+        node = {"file": disk.node["file"]}
+        name = f"json:{msgspec.json.encode(node).decode()}"
+        try:
+            output = await self._metadata("info", [disk], "--output=json", "--", name)
+        except OperationFailed as error:
+            if error.error_code is not ErrorCode.IMAGE_CORRUPT:
+                raise
+            return "an image that it cannot open"
+        return msgspec.json.decode(output.stdout, type=ImageInfo).format
 
     async def check(self, disk: Disk) -> CheckResult:
         """Check the image's own bookkeeping. Raises TOOL_FAILED if the check cannot be done at all."""
-        argv = [PROGRAM, "check", *disk.flags, "--", disk.name]
+        argv = [PROGRAM, "check", *disk.flags(), "--", disk.name]
         output = await self._run(argv, [disk], accept=_CHECK_VERDICTS)
         lines = [*output.stderr.splitlines(), *output.stdout.decode("utf-8", "replace").splitlines()]
         return CheckResult(verdict=_CHECK_VERDICTS[output.status], detail=next(filter(None, lines), ""))
 
     async def measure(self, source: Disk, target: ImageFormat) -> int | None:
         """At most how many bytes the converted image needs; None where qemu cannot tell."""
-        argv = [PROGRAM, "measure", "--output=json", *source.flags, "-O", FORMATS[target].qemu]
+        argv = [PROGRAM, "measure", "--output=json", *source.flags(), "-O", FORMATS[target].qemu]
         output = await self._run([*argv, source.name], [source], accept=(0, 1))
         return msgspec.json.decode(output.stdout, type=_Measure).required if output.status == 0 else None
 
@@ -141,14 +178,15 @@ class QemuImg:
         self, source: Disk, target: Disk, options: Sequence[str], on_fraction: OnFraction
     ) -> None:
         """Write the source's content to the target, which must not exist yet."""
-        argv = [PROGRAM, "convert", "-p", *source.flags, "-O", target.driver, *options]
+        argv = [PROGRAM, "convert", "-p", *source.flags(), "-O", target.driver, *options]
         await self._run(
             [*argv, "--", source.name, target.name], [source, target], on_output=_progress(on_fraction)
         )
 
     async def compare(self, one: Disk, other: Disk, on_fraction: OnFraction) -> bool:
         """Whether both have the same content; what only the larger one has must be zeros."""
-        argv = [PROGRAM, "compare", "-p", *_compared(one, other)]
+        flags = [*one.flags(), *other.flags("-F")]
+        argv = [PROGRAM, "compare", "-p", *flags, "--", one.name, other.name]
         output = await self._run(argv, [one, other], accept=(0, _DIFFERENT), on_output=_progress(on_fraction))
         return output.status != _DIFFERENT
 
@@ -157,10 +195,10 @@ class QemuImg:
 
         Less comes back where the disk ends.
         """
-        target = self._tools.scratch / "range.raw"
         first, count = offset // 512, length // 512
-        operands = [f"skip={first}", f"count={first + count}", f"if={disk.name}", f"of={target}"]
-        await self._run([PROGRAM, "dd", *disk.flags, "-O", "raw", "bs=512", *operands], [disk])
+        operands = [f"skip={first}", f"count={first + count}", f"if={disk.name}", f"of={_RANGE}"]
+        await self._run([PROGRAM, "dd", *disk.flags(), "-O", "raw", "bs=512", *operands], [disk])
+        target = self._tools.scratch / _RANGE
         data = target.read_bytes()
         target.unlink()
         return data
@@ -191,9 +229,12 @@ class QemuImg:
         limits: ToolLimits = UNLIMITED,
     ) -> ToolOutput:
         timeout = METADATA_SECONDS if limits.cpu_seconds else None
-        self._paths |= {f"filename={disk.file}": f"filename={_doubled(str(disk.path))}" for disk in disks}
-        self._paths |= {disk.file: str(disk.path) for disk in disks}
-        handed = [disk.descriptor for disk in disks if disk.descriptor is not None]
+        layers = [layer for disk in disks for layer in disk.layers if not layer.made_here]
+        for layer in layers:
+            # In a node, the path is a string of JSON.
+            self._paths[f'"{layer.file}"'] = msgspec.json.encode(str(layer.path)).decode()
+            self._paths[layer.file] = str(layer.path)
+        handed = [descriptor for disk in disks for descriptor in disk.handed]
         try:
             return await self._tools.run(
                 argv,
@@ -213,25 +254,6 @@ class QemuImg:
             # A descriptor's number may be the start of another one's.
             text = re.sub(rf"{re.escape(name)}(?!\d)", path.replace("\\", r"\\"), text)
         return text
-
-
-def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _doubled(name: str) -> str:
-    return name.replace(",", ",,")
-
-
-def _compared(one: Disk, other: Disk) -> list[str]:
-    """`--image-opts` holds for both operands or for none."""
-    if one.window or other.window:
-        return ["--image-opts", "--", one.options, other.options]
-    return ["-f", one.driver, "-F", other.driver, "--", one.name, other.name]
 
 
 def _progress(on_fraction: OnFraction) -> OnLine:

@@ -2,15 +2,23 @@
 
 import errno
 import os
+import resource
 import stat
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from h2kbus.errors import ErrorCode, OperationFailed
+from workers.site import OpenDirectory, Site
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+OPEN_FILES: Final = 16_384
+"""A VMDK may have 512 extents, all of them held open while it is read, and a worker runs ten jobs."""
+
 _ERRNO_CODES = {
     errno.ENOENT: ErrorCode.IMAGE_NOT_FOUND,
     errno.ENOTDIR: ErrorCode.IMAGE_NOT_FOUND,
@@ -42,20 +50,25 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class OpenFile(msgspec.Struct, frozen=True):
-    """A regular file, open for reading, as it was when it was opened. Its size is in bytes."""
+    """A regular file of a directory, open for reading, as it was when it was opened. Its size is in bytes."""
 
-    path: Path
+    directory: OpenDirectory
+    name: str
     descriptor: int
     identity: Identity
+
+    @property
+    def path(self) -> Path:
+        return self.directory.path / self.name
 
     @property
     def size(self) -> int:
         return self.identity.size
 
     def require_unchanged(self) -> None:
-        """Raise IMAGE_UNSAFE if the file, or what its path names, changed since it was opened."""
+        """Raise IMAGE_UNSAFE if the file, or what its name means in its directory, changed meanwhile."""
         try:
-            now = Identity.of(self.path.lstat())
+            now = Identity.of(_status(self.directory, self.name))
         except OSError:
             now = None
         if now != self.identity:
@@ -63,22 +76,52 @@ class OpenFile(msgspec.Struct, frozen=True):
             raise OperationFailed(ErrorCode.IMAGE_UNSAFE, message)
 
 
-def open_regular(path: Path, stack: ExitStack) -> OpenFile:
+def allow_many_files() -> None:
+    """Let this process hold `OPEN_FILES` files open, or as many as its hard limit lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < OPEN_FILES:
+        most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def open_image_file(site: Site, path: Path, stack: ExitStack) -> OpenFile:
+    """Open the image that a job names, below one of the site's roots, for as long as the stack lasts.
+
+    Raises what `open_regular` raises.
+    """
+    with _errors(path):
+        directory = site.open_images(path.parent)
+    stack.callback(os.close, directory.descriptor)
+    return open_regular(directory, path.name, stack)
+
+
+def open_regular(directory: OpenDirectory, name: str, stack: ExitStack) -> OpenFile:
     """Open a regular file for as long as the stack lasts, following no link and waiting for nobody.
 
     Raises OperationFailed with IMAGE_NOT_FOUND, IMAGE_UNREADABLE, or IMAGE_UNSAFE for any other kind of file.
     """
-    try:
-        _require_kind(path, path.lstat())
-        descriptor = os.open(path, _READ)
+    path = directory.path / name
+    with _errors(path):
+        _require_kind(path, _status(directory, name))
+        descriptor = os.open(name, _READ, dir_fd=directory.descriptor)
         stack.callback(os.close, descriptor)
         status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise OperationFailed(ErrorCode.IMAGE_UNSAFE, f"{path} was exchanged while it was being opened")
+    return OpenFile(directory, name, descriptor, Identity.of(status))
+
+
+@contextmanager
+def _errors(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         code = _ERRNO_CODES.get(error.errno or 0, ErrorCode.IMAGE_UNREADABLE)
         raise OperationFailed(code, f"{path}: {error.strerror}") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise OperationFailed(ErrorCode.IMAGE_UNSAFE, f"{path} was exchanged while it was being opened")
-    return OpenFile(path, descriptor, Identity.of(status))
+
+
+def _status(directory: OpenDirectory, name: str) -> os.stat_result:
+    return os.stat(name, dir_fd=directory.descriptor, follow_symlinks=False)
 
 
 def _require_kind(path: Path, status: os.stat_result) -> None:

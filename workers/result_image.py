@@ -26,6 +26,7 @@ from workers.workplace import Workplace
 _ROUNDING_BYTES = 16 << 20
 """No format rounds the size of a disk up by more than this."""
 
+_NAME = "output"
 _EVIDENCE = ("console.log", "screen.png")
 
 
@@ -42,7 +43,13 @@ class ResultImage:
         self._account = account
         self._parameters: ConvertParameters | RepairParameters = job.parameters
         self.booted: dict[str, Any] = {}
-        self.disk = Disk(path=place.scratch / "output", format=self._parameters.output_format)
+        self.disk = Disk(
+            path=place.private.path / _NAME,
+            inside=_NAME,
+            format=self._parameters.output_format,
+            made_here=True,
+        )
+        self.file = place.scratch / _NAME
         self.target = Path(converted_path(job.spec, self._parameters))
 
     @property
@@ -58,7 +65,7 @@ class ResultImage:
     def staged(self) -> StagedFile | None:
         """What is published; nothing for a job that only wants the proof."""
         if self._job.spec.artifacts.store_fixed_image:
-            return StagedFile(self.disk.path, self.target)
+            return StagedFile(self.file, self.target)
         self._account.warnings.append("the image was proven and not kept, as store_fixed_image says")
         return None
 
@@ -75,7 +82,7 @@ class ResultImage:
 
     async def sync(self) -> None:
         if self._job.spec.artifacts.store_fixed_image:
-            await sync_file(self.disk.path)
+            await sync_file(self.file)
 
     async def check(self) -> CheckResult | None:
         """Check the image's own bookkeeping; None where its format has none. Raises CONTENT_MISMATCH."""

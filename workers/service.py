@@ -23,13 +23,15 @@ from subjects.topology import REPROBE_SECONDS, Topology
 from workers.artifacts import upload_log
 from workers.claim import Claims
 from workers.complete import Settlement
-from workers.execute import execute
+from workers.execute import Means, execute
 from workers.lanes import LaneWatch
 from workers.lease import HeldLease, LeaseKeeper
 from workers.orders import Orders
 from workers.profile import Detect, Profile
 from workers.pull import LanePuller
 from workers.registry import Registry
+from workers.site import ANYWHERE, Site
+from workers.trust import Trust
 
 log = logging.getLogger("h2kbus.worker")
 
@@ -41,7 +43,8 @@ GATHER_SECONDS: Final = 0.002
 class Worker:
     """Serves the lanes of one pool. `found` is what it advertises; its true capabilities route.
 
-    With `detect` it looks again from time to time, and joins and leaves lanes accordingly.
+    With `detect` it looks again from time to time, and joins and leaves lanes accordingly. `site` is what
+    its jobs may reach on this host. With `trusted_keys` it executes only what one of them has signed.
     """
 
     def __init__(
@@ -52,10 +55,14 @@ class Worker:
         found: WorkerCapabilities,
         detect: Detect | None = None,
         reprobe_seconds: float = REPROBE_SECONDS,
+        *,
+        site: Site = ANYWHERE,
+        trusted_keys: frozenset[str] | None = None,
     ) -> None:
         self._connection = connection
         self._topology = topology
         self._catalog = catalog
+        self._site = site
         self._profile = Profile(found, detect, self._on_capabilities, reprobe_seconds)
         self._worker_id = found.worker_id
         self._slots = Slots(found.max_concurrent_jobs)
@@ -66,7 +73,10 @@ class Worker:
         self._cordoned = False
         self._settlement = Settlement(connection, topology)
         self._puller = LanePuller(connection, topology)
-        self._claims = Claims(connection, topology, self._describe, self._puller.stand_back)
+        trust = None
+        if trusted_keys is not None:
+            trust = Trust(keys=trusted_keys, root=topology.grammar.root, pool=found.pool)
+        self._claims = Claims(connection, topology, self._describe, self._puller.stand_back, site, trust)
         self._lanes = LaneWatch(connection, topology, found.pool, self._on_lanes)
         self._lanes.set_capabilities(self._profile.capabilities)
         self._orders = Orders(connection, topology, found.worker_id, self._on_order)
@@ -144,8 +154,8 @@ class Worker:
         self._keeper.add(lease)
         try:
             await self._tell_claim(lease)
-            outcome = await execute(lease, self._catalog, self._profile.capabilities)
-            outcome = await upload_log(self._connection, self._topology, lease, outcome)
+            outcome = await execute(lease, Means(self._catalog, self._profile.capabilities, self._site))
+            outcome = await upload_log(self._connection, self._topology, lease, outcome, self._site)
             await self._settlement.settle(lease, outcome, slot.give_back)
         finally:
             self._keeper.remove(lease)

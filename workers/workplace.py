@@ -13,10 +13,12 @@ from workers.outputs import (
     StagedFile,
     intermediate_path,
     log_path,
+    open_output,
     output_errors,
     scratch_directory,
 )
 from workers.process import GRACE_SECONDS, ToolRunner
+from workers.site import Destination, OpenDirectory
 
 GRACE_SHARE: Final = 0.05
 """The most of a lease that a tool may take to end after SIGTERM."""
@@ -25,13 +27,20 @@ GRACE_SHARE: Final = 0.05
 class Workplace(msgspec.Struct, frozen=True):
     """What one attempt has of its own.
 
-    `scratch` is a private directory on the same filesystem as the outputs; everything in it goes away
-    with the attempt. The log stays: all attempts of a job append to it.
+    `output` is the directory of the results, `private` a directory inside it, so on the same filesystem:
+    everything in it goes away with the attempt. Both are held open. The log stays: all attempts of a job
+    append to it.
     """
 
-    scratch: Path
+    output: OpenDirectory
+    private: OpenDirectory
     log: JobLog
     tools: ToolRunner
+
+    @property
+    def scratch(self) -> Path:
+        """The private directory as this process names it. Tools work in it: they get names within it."""
+        return self.private.inside
 
 
 def stage_intermediates(
@@ -49,7 +58,7 @@ def stage_intermediates(
 
 @asynccontextmanager
 async def open_workplace(
-    output_path: Path, job_id: str, lease: Lease, is_needed: Callable[[], bool]
+    destination: Destination, job_id: str, lease: Lease, is_needed: Callable[[], bool]
 ) -> AsyncIterator[Workplace]:
     """Make the workplace of the attempt that has this lease. Raises OUTPUT_UNWRITABLE or NO_SPACE.
 
@@ -57,6 +66,8 @@ async def open_workplace(
     """
     # However short the lease, tools are gone before it counts as lost.
     grace = min(GRACE_SECONDS, lease.seconds * GRACE_SHARE)
-    async with scratch_directory(output_path, job_id, lease.token, is_needed) as scratch:
-        with JobLog(log_path(output_path, job_id)) as log:
-            yield Workplace(scratch, log, ToolRunner(log, scratch, grace_seconds=grace))
+    with open_output(destination, make=True) as output:
+        async with scratch_directory(output, job_id, lease.token, is_needed) as private:
+            with JobLog(log_path(output.path, job_id), output.inside) as log:
+                tools = ToolRunner(log, private.inside, grace_seconds=grace)
+                yield Workplace(output, private, log, tools)

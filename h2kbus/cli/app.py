@@ -8,17 +8,22 @@ import typer
 
 from h2kbus import __version__
 from h2kbus.cli import (
+    auth,
     backup,
     dashboard,
     dead,
     fleet,
     inspection,
     jobs,
+    keys,
     limits,
     machine,
+    manual,
     processes,
+    quotas,
     setup,
     submit,
+    top,
 )
 from h2kbus.cli import explain as explanation
 from h2kbus.cli.exits import Exit, exit_code, explain
@@ -36,7 +41,6 @@ app = typer.Typer(
     help="A message bus for virtual-machine disk jobs over NATS JetStream.",
     epilog=EPILOG,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -57,6 +61,9 @@ def shared(
     tls_ca: Annotated[str | None, typer.Option(help="Certificate authorities to trust (PEM).")] = None,
     tls_cert: Annotated[str | None, typer.Option(help="Client certificate (PEM).")] = None,
     tls_key: Annotated[str | None, typer.Option(help="Key of the client certificate (PEM).")] = None,
+    sign_key: Annotated[
+        str | None, typer.Option(help="File with an NKey seed that submitted jobs are signed with.")
+    ] = None,
     nats_context: Annotated[
         str | None, typer.Option("--context", help="NATS context, as `nats context ls` names it.")
     ] = None,
@@ -74,6 +81,7 @@ def shared(
         "tls_ca": tls_ca,
         "tls_cert": tls_cert,
         "tls_key": tls_key,
+        "sign_key": sign_key,
         "context": nats_context,
         "root": root,
     }
@@ -88,13 +96,23 @@ for module in (
     explanation,
     dead,
     fleet,
+    keys,
+    quotas,
+    top,
     setup,
     backup,
+    auth,
     processes,
     dashboard,
     machine,
+    manual,
 ):
     module.register(app)
+
+for command in app.registered_commands:
+    # Docstrings are raw, so that `\b`, which keeps examples as they stand, is two characters there.
+    if command.callback is not None and command.callback.__doc__:
+        command.callback.__doc__ = command.callback.__doc__.replace(r"\b", "\b")
 
 
 def main() -> NoReturn:

@@ -49,6 +49,7 @@ def dashboard(
         root=settings.root,
         submitter=settings.submitter(),
         inboxPrefix=settings.inbox_prefix or "",
+        apiPrefix=settings.api_prefix,
     )
     run_async(_serve, PageServer(host, port, page), page, settings.token, context.obj.json)
 

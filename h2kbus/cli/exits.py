@@ -2,7 +2,7 @@
 
 import enum
 import sys
-from typing import Final
+from typing import Final, Self
 
 from h2kbus.errors import (
     BusError,
@@ -19,15 +19,23 @@ from h2kbus.errors import (
 
 
 class Exit(enum.IntEnum):
-    """The exit codes of every command; `docs/cli.md` says the same."""
+    """The exit codes of every command, and what each means."""
 
-    DONE = 0
-    JOB_FAILED = 1
-    USAGE = 2
-    BUS = 3
-    NO_SUCH_JOB = 4
-    INTERNAL = 70
-    INTERRUPTED = 130
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str) -> Self:
+        made = int.__new__(cls, value)
+        made._value_ = value
+        made.meaning = meaning
+        return made
+
+    DONE = 0, "done"
+    JOB_FAILED = 1, "the job ended FAILED or CANCELLED; `doctor` found something missing"
+    USAGE = 2, "bad usage, or an invalid job (the message has the field's path)"
+    BUS = 3, "the bus is not reachable, refuses us, or cannot be used"
+    NO_SUCH_JOB = 4, "no such job"
+    INTERNAL = 70, "a defect of h2kbus"
+    INTERRUPTED = 130, "interrupted by Ctrl-C"
 
 
 EXITS: Final[tuple[tuple[type[H2KBusError], Exit], ...]] = (

@@ -17,6 +17,7 @@ VALUED: Final = (
     "--tls-ca",
     "--tls-cert",
     "--tls-key",
+    "--sign-key",
     "--context",
     "--root",
 )

@@ -12,6 +12,7 @@ from h2kbus.cli.invocation import Invocation
 from h2kbus.cli.loop import run as run_async
 from h2kbus.cli.output import print_json, print_line, print_table
 from h2kbus.errors import SettingsError
+from subjects.identity import is_own_name
 from subjects.record import JobRecord
 from subjects.states import State
 
@@ -61,7 +62,7 @@ async def _watch(invocation: Invocation, job_id: str) -> State:
                 print_json(event)
                 state = event.state
             return state
-        with live_view() as view:
+        with live_view(phases=True) as view:
             async for event in bus.watch(job_id):
                 view.show(event)
         record = await bus.status(job_id)
@@ -184,6 +185,8 @@ def describe(record: JobRecord) -> None:
         "worker": record.worker_id or "",
         "progress": f"{last.progress_percent:.1f} % {last.phase} {last.message}" if last else "",
         "waits": record.pending_reason or "",
+        "submitter": submitter_of(record),
+        "signed by": spec.signature.key if spec and spec.signature else "",
         "parent": record.parent or "",
     }
     for name, value in facts.items():
@@ -196,6 +199,13 @@ def describe(record: JobRecord) -> None:
     print_line("")
     trail = ((clock(each.at), each.to, each.by, each.reason or "") for each in record.transitions)
     print_table(("TIME", "STATE", "BY", "REASON"), trail)
+
+
+def submitter_of(record: JobRecord) -> str:
+    """Who submitted the job, and who it says to come from if that is another name."""
+    requested_by = record.spec.audit.requested_by if record.spec else record.submitted_by
+    own = is_own_name(record.submitted_by, requested_by)
+    return record.submitted_by if own else f"{record.submitted_by}, in the name of {requested_by}"
 
 
 def clock(moment: dt.datetime) -> str:

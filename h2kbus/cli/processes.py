@@ -2,13 +2,11 @@
 
 import contextlib
 import functools
-import logging
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import anyio
 import msgspec
@@ -19,23 +17,27 @@ from h2kbus.cli.exits import say
 from h2kbus.cli.fleet import Capabilities, NoCapabilities, new_worker_id, read_switches
 from h2kbus.cli.loop import run as run_async
 from h2kbus.cli.output import print_json
-from h2kbus.cli.services import Drain, Service, serve
+from h2kbus.cli.services import Drain, Service, serve, set_up_logging, while_connected
 from h2kbus.cli.submit import Plugins
+from h2kbus.cli.worker_options import (
+    DEFAULT_GRACE,
+    DEFAULT_SLOTS,
+    Grace,
+    ImageRoots,
+    OutputRoots,
+    Slots,
+    WorkerOptions,
+)
 from h2kbus.client import Bus
 from h2kbus.client import connect as connect_client
-from h2kbus.connection import Connection, connect
-from h2kbus.dashboard import page_origins
-from h2kbus.embedded import (
-    DEFAULT_PORT,
-    DEFAULT_WEBSOCKET_PORT,
-    EmbeddedServer,
-    Pages,
-    default_data_dir,
-    embedded_server,
-)
-from h2kbus.errors import BusUnreachable, JobFinished
+from h2kbus.connection import connect
+from h2kbus.dashboard import pages_for
+from h2kbus.embedded import DEFAULT_PORT, EmbeddedServer, Pages, default_data_dir, embedded_server
+from h2kbus.errors import JobFinished
+from h2kbus.local_servers import announced
 from h2kbus.plugins import load_catalog
 from h2kbus.settings import ConnectionSettings
+from h2kbus.signing import read_public_keys
 from subjects.catalog import OperationCatalog
 from subjects.fleet import WorkerCapabilities
 from subjects.grammar import Grammar
@@ -44,12 +46,6 @@ from subjects.record import JobRecord
 from subjects.spec import DEFAULT_POOL, JobSpec
 from subjects.topology import REPROBE_SECONDS, Topology
 
-MAX_SLOTS: Final = 10
-DEFAULT_SLOTS: Final = min(MAX_SLOTS, os.cpu_count() or 1)
-DEFAULT_GRACE: Final = 30.0
-
-Slots = Annotated[int, typer.Option(min=1, max=MAX_SLOTS, help="Jobs at once, for each worker.")]
-Grace = Annotated[float, typer.Option(min=0, help="Seconds that running jobs get to end after Ctrl-C.")]
 Lease = Annotated[
     float,
     typer.Option(
@@ -58,18 +54,14 @@ Lease = Annotated[
         help="A job whose worker is silent for this long (seconds) is given out again.",
     ),
 ]
+VerifyKeys = Annotated[
+    Path | None,
+    typer.Option(help="Execute only jobs that one of these public keys has signed; one on a line."),
+]
+OwnName = Annotated[
+    bool, typer.Option("--require-own-name", help="Refuse jobs that are requested_by somebody else.")
+]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Log more, to stderr.")]
-
-
-class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How a worker of this machine is to be."""
-
-    pool: str = DEFAULT_POOL
-    slots: int = DEFAULT_SLOTS
-    grace: float = DEFAULT_GRACE
-    switches: dict[str, bool] = {}
-    max_disk_size_tb: float = 0.0
-    reprobe_seconds: float = REPROBE_SECONDS
 
 
 def register(app: typer.Typer) -> None:
@@ -95,6 +87,8 @@ def up(
     slots: Slots = DEFAULT_SLOTS,
     grace: Grace = DEFAULT_GRACE,
     lease: Lease = LEASE_SECONDS,
+    image_root: ImageRoots = [],  # noqa: B006 - typer copies it
+    output_root: OutputRoots = [],  # noqa: B006 - typer copies it
     operations: Plugins = [],  # noqa: B006 - typer copies it
     verbose: Verbose = False,
 ) -> None:
@@ -104,10 +98,12 @@ def up(
     finish those that run. A second Ctrl-C ends it.
     """
     set_up_logging(verbose)
-    options = WorkerOptions(slots=slots, grace=grace)
+    options = WorkerOptions(
+        slots=slots, grace=grace, image_roots=tuple(image_root), output_roots=tuple(output_root)
+    )
     place = data_dir or default_data_dir(os.environ)
     topology = Topology(Grammar(context.obj.settings().root), lease_seconds=lease)
-    pages = Pages(_websocket_port(websocket_port, port), page_origins(page_origin))
+    pages = pages_for(port, websocket_port, page_origin)
     run_async(_up, place, port, pages, workers, topology, load_catalog(operations), options, context.obj.json)
 
 
@@ -125,6 +121,9 @@ def worker(
     reprobe: Annotated[
         float, typer.Option(min=10, help="Seconds after which capabilities are probed again.")
     ] = REPROBE_SECONDS,
+    verify_keys: VerifyKeys = None,
+    image_root: ImageRoots = [],  # noqa: B006 - typer copies it
+    output_root: OutputRoots = [],  # noqa: B006 - typer copies it
     operations: Plugins = [],  # noqa: B006 - typer copies it
     verbose: Verbose = False,
 ) -> None:
@@ -140,6 +139,9 @@ def worker(
         switches=read_switches(capability, no_capability),
         max_disk_size_tb=max_disk_tb,
         reprobe_seconds=reprobe,
+        trusted_keys=read_public_keys(verify_keys) if verify_keys else None,
+        image_roots=tuple(image_root),
+        output_roots=tuple(output_root),
     )
     settings = context.obj.settings("h2kbus-worker")
     run_async(_worker, settings, load_catalog(operations), options, worker_id or new_worker_id())
@@ -150,6 +152,7 @@ def scheduler(
     operations: Plugins = [],  # noqa: B006 - typer copies it
     replicas: Annotated[int, typer.Option(min=1, max=5, help="Copies of each stream, on a cluster.")] = 1,
     lease: Lease = LEASE_SECONDS,
+    require_own_name: OwnName = False,
     verbose: Verbose = False,
 ) -> None:
     """Run one scheduler.
@@ -160,7 +163,7 @@ def scheduler(
     set_up_logging(verbose)
     settings = context.obj.settings("h2kbus-scheduler")
     topology = Topology(Grammar(settings.root), replicas, lease)
-    run_async(_scheduler, settings, load_catalog(operations), topology)
+    run_async(_scheduler, settings, load_catalog(operations), topology, require_own_name)
 
 
 async def run_once(spec: JobSpec, operations: Sequence[str]) -> JobRecord:
@@ -184,7 +187,7 @@ async def local_bus(data_dir: Path | None = None, *, operations: Sequence[str] =
     catalog, topology = load_catalog(operations), Topology(Grammar())
     profile = await _profile(catalog, WorkerOptions(slots=1), new_worker_id())
     async with embedded_server(data_dir, 0, sync_always=data_dir is not None) as server:
-        settings = ConnectionSettings(url=server.url)
+        settings = server.settings()
         async with connect_client(settings=settings) as bus, anyio.create_task_group() as group:
             await group.start(_serve_scheduler, settings, topology, catalog)
             await group.start(_serve_worker, settings, topology, catalog, profile, WorkerOptions(grace=0.0))
@@ -214,14 +217,15 @@ async def _up(
     profiles = [await _profile(catalog, options, new_worker_id()) for _ in range(workers)]
     async with embedded_server(place, port, pages=pages) as server, anyio.create_task_group() as watch:
         watch.start_soon(server.wait)
-        settings = ConnectionSettings(url=server.url, root=topology.grammar.root)
+        settings = server.settings(topology.grammar.root)
         services: list[Service] = [functools.partial(_serve_scheduler, settings, topology, catalog)]
         services += [
             functools.partial(_serve_worker, settings, topology, catalog, profile, options)
             for profile in profiles
         ]
         ids = [profile.worker_id for profile in profiles]
-        await serve(services, functools.partial(_announce, server, ids, as_json))
+        with announced(server.url, server.token, os.environ):
+            await serve(services, functools.partial(_announce, server, ids, as_json))
         watch.cancel_scope.cancel()
 
 
@@ -237,13 +241,6 @@ def _announce(server: EmbeddedServer, ids: list[str], as_json: bool) -> None:
     say(f"try: h2kbus{flag} submit --operation convert --image disk.vmdk --output-dir out --wait")
 
 
-def _websocket_port(wanted: int | None, port: int) -> int:
-    """A second bus on one machine must not want the port of the first."""
-    if wanted is not None:
-        return wanted
-    return DEFAULT_WEBSOCKET_PORT if port == DEFAULT_PORT else 0
-
-
 async def _worker(
     settings: ConnectionSettings, catalog: OperationCatalog, options: WorkerOptions, worker_id: str
 ) -> None:
@@ -253,8 +250,10 @@ async def _worker(
     await serve([service], lambda: say(f"worker {worker_id} is ready; Ctrl-C drains it"))
 
 
-async def _scheduler(settings: ConnectionSettings, catalog: OperationCatalog, topology: Topology) -> None:
-    service = functools.partial(_serve_scheduler, settings, topology, catalog)
+async def _scheduler(
+    settings: ConnectionSettings, catalog: OperationCatalog, topology: Topology, own_name: bool
+) -> None:
+    service = functools.partial(_serve_scheduler, settings, topology, catalog, own_name)
     await serve([service], lambda: say("scheduler is ready; Ctrl-C drains it"))
 
 
@@ -262,14 +261,16 @@ async def _serve_scheduler(
     settings: ConnectionSettings,
     topology: Topology,
     catalog: OperationCatalog,
+    own_name: bool = False,
     *,
     task_status: TaskStatus[Drain],
 ) -> None:
     from scheduler.service import Scheduler
 
     name = f"scheduler-{new_worker_id()}"
-    async with connect(settings) as connection, _while_connected(connection):
-        await Scheduler(connection, topology, catalog, name).serve(task_status=task_status)
+    async with connect(settings) as connection, while_connected(connection):
+        service = Scheduler(connection, topology, catalog, name, own_name=own_name)
+        await service.serve(task_status=task_status)
 
 
 async def _serve_worker(
@@ -281,51 +282,39 @@ async def _serve_worker(
     *,
     task_status: TaskStatus[Drain],
 ) -> None:
+    from workers.regular import allow_many_files
     from workers.service import Worker
 
-    async with connect(settings) as connection, _while_connected(connection):
+    allow_many_files()
+    async with connect(settings) as connection, while_connected(connection):
         # What is not there any more ends a capability, not the worker: nothing is insisted on again.
         switched_off = {token: False for token, wanted in options.switches.items() if not wanted}
         later = msgspec.structs.replace(options, switches=switched_off)
         detect = functools.partial(_profile, catalog, later, profile.worker_id)
-        worker = Worker(connection, topology, catalog, profile, detect, options.reprobe_seconds)
+        worker = Worker(
+            connection,
+            topology,
+            catalog,
+            profile,
+            detect,
+            options.reprobe_seconds,
+            site=options.site,
+            trusted_keys=options.trusted_keys,
+        )
         await worker.serve(grace=options.grace, task_status=task_status)
-
-
-@contextlib.asynccontextmanager
-async def _while_connected(connection: Connection) -> AsyncIterator[None]:
-    """End what runs inside when the connection is closed for good, which reconnecting never does."""
-    async with anyio.create_task_group() as group:
-        group.start_soon(_fail_when_closed, connection)
-        yield
-        group.cancel_scope.cancel()
-
-
-async def _fail_when_closed(connection: Connection) -> None:
-    await connection.closed.wait()
-    raise BusUnreachable("the server closed the connection for good")
 
 
 async def _profile(catalog: OperationCatalog, options: WorkerOptions, worker_id: str) -> WorkerCapabilities:
     from workers.capabilities import detect
 
-    return await detect(
+    site = options.site
+    found = await detect(
         worker_id=worker_id,
         pool=options.pool,
         slots=options.slots,
-        work_dir=Path.cwd(),
+        work_dir=next(iter(site.output_roots), Path.cwd()),
         plugin_tokens=catalog.plugin_tokens,
         overrides=options.switches,
         max_disk_size_tb=options.max_disk_size_tb,
     )
-
-
-def set_up_logging(verbose: bool) -> None:
-    """Log to stderr, one line each; the NATS client's own chatter only when asked for."""
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    logging.getLogger("nats").setLevel(logging.DEBUG if verbose else logging.CRITICAL)
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    return site.described(found)

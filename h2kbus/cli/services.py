@@ -1,13 +1,18 @@
-"""Services that run until a signal drains them."""
+"""How services of this program run: side by side, until a signal drains them or their bus is gone."""
 
+import contextlib
+import logging
 import signal
-from collections.abc import Callable, Coroutine, Sequence
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
 import anyio
 from anyio.abc import TaskStatus
 
 from h2kbus.cli.exits import say
+from h2kbus.connection import Connection
+from h2kbus.errors import BusUnreachable
 
 Drain = Callable[[], None]
 Service = Callable[..., Coroutine[Any, Any, None]]
@@ -40,3 +45,28 @@ async def _drain_on_signal(
             drain()
         await anext(signals)
         everything.cancel()
+
+
+@contextlib.asynccontextmanager
+async def while_connected(connection: Connection) -> AsyncIterator[None]:
+    """End what runs inside when the connection is closed for good, which reconnecting never does."""
+    async with anyio.create_task_group() as group:
+        group.start_soon(_fail_when_closed, connection)
+        yield
+        group.cancel_scope.cancel()
+
+
+async def _fail_when_closed(connection: Connection) -> None:
+    await connection.closed.wait()
+    raise BusUnreachable("the server closed the connection for good")
+
+
+def set_up_logging(verbose: bool) -> None:
+    """Log to stderr, one line each; the NATS client's own chatter only when asked for."""
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    logging.getLogger("nats").setLevel(logging.DEBUG if verbose else logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)

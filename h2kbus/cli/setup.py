@@ -1,16 +1,21 @@
 """The command that makes and changes a bus's streams."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
+import anyio
 import typer
 
 from h2kbus.cli.invocation import Invocation
 from h2kbus.cli.loop import run as run_async
 from h2kbus.cli.output import print_json, print_table
+from h2kbus.connection import Connection
+from h2kbus.errors import BusError
 from h2kbus.provision import provision
 from h2kbus.replicas import Copies, wait_for_copies
 from subjects.grammar import Grammar
 from subjects.topology import Topology
+
+AGAIN_SECONDS: Final = 0.5
 
 
 def register(app: typer.Typer) -> None:
@@ -23,7 +28,9 @@ def setup(
     replicas: Annotated[
         int, typer.Option(min=1, max=5, help="Copies of each stream, on a cluster; more than there are.")
     ] = 1,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for copies to catch up.")] = 120.0,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds to wait for a cluster and its copies.")
+    ] = 120.0,
 ) -> None:
     """Make the streams and buckets of a bus, or give them more copies.
 
@@ -44,8 +51,20 @@ def setup(
 async def _setup(invocation: Invocation, replicas: int, timeout: float) -> tuple[list[Copies], list[str]]:
     async with invocation.bus() as bus:
         topology = Topology(Grammar(invocation.settings().root), replicas)
-        changed = await provision(bus.connection, topology)
+        changed = await _provisioned(bus.connection, topology, timeout)
         return await wait_for_copies(bus.connection, topology, timeout), changed
+
+
+async def _provisioned(connection: Connection, topology: Topology, seconds: float) -> list[str]:
+    """A cluster that has just started takes a while until it makes streams."""
+    until = anyio.current_time() + seconds
+    while True:
+        try:
+            return await provision(connection, topology)
+        except BusError as error:
+            if not error.retryable or anyio.current_time() > until:
+                raise
+            await anyio.sleep(AGAIN_SECONDS)
 
 
 def _changed(copies: Copies, changed: list[str]) -> str:

@@ -9,15 +9,16 @@ from typing import Annotated, Any, Final
 import msgspec
 import typer
 
-from h2kbus.cli.exits import Exit, explain, say
+from h2kbus.cli.exits import Exit, exit_code, explain, say
 from h2kbus.cli.invocation import Invocation
 from h2kbus.cli.jobs import ending, outcome
 from h2kbus.cli.loop import run as run_async
 from h2kbus.cli.output import print_json, print_line
 from h2kbus.client import VERDICT_SECONDS, Bus
 from h2kbus.documents import Defaults, read_documents
-from h2kbus.errors import DuplicateJob, ErrorCode, H2KBusError, InvalidMessage, SettingsError
+from h2kbus.errors import ErrorCode, H2KBusError, InvalidMessage, QuotaExceeded, SettingsError
 from h2kbus.store import Entry
+from h2kbus.verdicts import Verdict
 from subjects.codec import convert
 from subjects.record import JobRecord
 from subjects.spec import ExecutionPolicy, JobSpec
@@ -53,11 +54,16 @@ Plugins = Annotated[
 
 
 class Handed(msgspec.Struct):
-    """What came of a submission: ids in order, specs of those whose id was given, refusals counted."""
+    """What came of a submission: ids in order, specs of those whose id was given, refusals counted.
+
+    `gone` are those of which nothing is on the bus any more; `ending` is the exit code of the worst refusal.
+    """
 
     ids: list[str] = []
     specs: dict[str, JobSpec | None] = {}
     refused: int = 0
+    gone: set[str] = set()
+    ending: Exit = Exit.DONE
 
 
 def register(app: typer.Typer) -> None:
@@ -82,7 +88,7 @@ def submit(
     job_id: JobId = None,
     tags: Tags = [],  # noqa: B006 - typer copies it
     limit: Limit = [],  # noqa: B006 - typer copies it
-    wait: Annotated[bool, typer.Option("--wait", help="Follow the jobs to their end.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", "--watch", help="Follow the jobs to their end.")] = False,
 ) -> None:
     r"""Submit jobs and print their ids.
 
@@ -96,13 +102,14 @@ def submit(
     """
     if bool(files) == bool(operation):
         raise SettingsError("give either files or --operation with --image and --output-dir")
+    person = context.obj.settings().person()
     if files:
-        specs = specs_of(files, output_dir)
+        specs = specs_of(files, output_dir, person)
     else:
         described = _described(operation, image, output_dir, settings, image_format, checksum)
         described["execution_policy"] = read_policy(policy, priority)
         described["limit"] = dict(_limit(each) for each in limit)
-        specs = iter([with_audit(described, job_id, tags)])
+        specs = iter([with_audit(described, job_id, tags, person)])
     raise typer.Exit(run_async(_submit, context.obj, specs, wait))
 
 
@@ -147,13 +154,13 @@ async def _submit(invocation: Invocation, specs: Iterator[JobSpec], wait: bool) 
 async def _hand_in(bus: Bus, specs: Iterator[JobSpec], *, as_json: bool) -> Exit:
     handed = await _send(bus, specs, show_ids=not as_json)
     decided = await _verdicts(bus, handed)
-    undecided = len(handed.ids) - len(decided)
+    undecided = len(handed.ids) - len(decided) - len(handed.gone)
     if undecided:
         say(f"{undecided} of {len(handed.ids)} accepted by the bus, not read by a scheduler yet: they wait")
     if as_json:
         for job_id in handed.ids:
             print_json(decided.get(job_id) or {"job_id": job_id, "state": None})
-    return Exit.USAGE if handed.refused else Exit.DONE
+    return handed.ending
 
 
 async def _hand_in_and_follow(bus: Bus, specs: Iterator[JobSpec], *, as_json: bool) -> Exit:
@@ -161,16 +168,17 @@ async def _hand_in_and_follow(bus: Bus, specs: Iterator[JobSpec], *, as_json: bo
 
     handed = await _send(bus, specs, show_ids=not as_json)
     decided = await _verdicts(bus, handed)
-    if len(decided) < len(handed.ids):
+    there = [job_id for job_id in handed.ids if job_id not in handed.gone]
+    if len(decided) < len(there):
         say("no scheduler has answered yet; waiting for one (Ctrl-C leaves the jobs where they are)")
-    ended = await follow(bus, handed.ids)
+    ended = await follow(bus, there)
     for record in ended:
         if as_json:
             print_json(record)
         else:
             print_line(outcome(record))
     if handed.refused:
-        return Exit.USAGE
+        return handed.ending
     return max((ending(record.state) for record in ended), default=Exit.DONE)
 
 
@@ -201,6 +209,9 @@ async def _verdicts(bus: Bus, handed: Handed) -> dict[str, JobRecord]:
             decided[job_id] = word.record
         if problem is not None:
             handed.refused += 1
+            handed.ending = max(handed.ending, exit_code(problem))
+            if isinstance(word, QuotaExceeded):
+                handed.gone.add(job_id)
             _report(problem, job_id, handed.refused)
     if handed.refused > MAX_REPORTED:
         say(f"{handed.refused} jobs were refused in all")
@@ -212,9 +223,9 @@ def _report(problem: H2KBusError, job_id: str, number: int) -> None:
         explain(problem, f"job {job_id}: ")
 
 
-def refusal(word: Entry | DuplicateJob) -> H2KBusError | None:
+def refusal(word: Verdict) -> H2KBusError | None:
     """Why a submission was refused, or None."""
-    if isinstance(word, DuplicateJob):
+    if not isinstance(word, Entry):
         return word
     result = word.record.result
     refused = result.error if result and word.record.attempt == 0 else None
@@ -229,9 +240,16 @@ def verdict_exit(record: JobRecord) -> Exit | None:
     return Exit.USAGE if refusal(Entry(record, 0)) else None
 
 
-def specs_of(files: Sequence[str], output_dir: Path | None = None) -> Iterator[JobSpec]:
-    """The jobs in files, in order; - is stdin. Raises InvalidMessage with the field's path."""
-    defaults = Defaults(requested_by=_user(), output_dir=str(output_dir.absolute()) if output_dir else None)
+def specs_of(
+    files: Sequence[str], output_dir: Path | None = None, person: str | None = None
+) -> Iterator[JobSpec]:
+    """The jobs in files, in order; - is stdin. Those that name nobody are requested by `person`.
+
+    Raises InvalidMessage with the field's path.
+    """
+    defaults = Defaults(
+        requested_by=person or _user(), output_dir=str(output_dir.absolute()) if output_dir else None
+    )
     for name in files:
         source: Any = sys.stdin.buffer if name == "-" else Path(name)
         for document in read_documents(source, defaults):
@@ -268,9 +286,11 @@ def read_policy(texts: Sequence[str], priority: int | None) -> dict[str, Any]:
     return policy if priority is None else {**policy, "priority": priority}
 
 
-def with_audit(document: dict[str, Any], job_id: str | None, tags: Sequence[str]) -> JobSpec:
-    """The job, submitted in the name of the local user. Raises InvalidMessage."""
-    audit = {"requested_by": _user(), "tags": dict(_pair("--tag", each) for each in tags)}
+def with_audit(
+    document: dict[str, Any], job_id: str | None, tags: Sequence[str], person: str | None = None
+) -> JobSpec:
+    """The job, requested by `person`, or else by the local user. Raises InvalidMessage."""
+    audit = {"requested_by": person or _user(), "tags": dict(_pair("--tag", each) for each in tags)}
     return convert(JobSpec, {**document, "job_id": job_id, "audit": audit})
 
 

@@ -17,7 +17,8 @@ import psutil
 from anyio.abc import TaskGroup
 
 from tests.chaos.proxy import Proxy
-from tests.conftest import REPOSITORY, environment, wheel_server
+from tests.conftest import REPOSITORY, environment
+from tests.servers import wheel_server
 
 OPERATION: Final = "tests.chaos.operation:CHAOS"
 RESTART_SECONDS: Final = 0.3

@@ -29,6 +29,7 @@ import workers.lease
 import workers.outputs
 import workers.publication
 import workers.service
+import workers.site
 from subjects.codec import encode
 from subjects.fleet import WorkerCapabilities
 from subjects.operations import plugin_token
@@ -91,12 +92,12 @@ def without_fencing() -> None:
     async def guard(_: Any) -> None:
         """Nobody is asked."""
 
-    def place(file: workers.outputs.StagedFile) -> None:
-        file.source.replace(file.target)
+    def place(output: workers.site.OpenDirectory, file: workers.outputs.StagedFile) -> None:
+        file.source.replace(output.inside / file.target.name)
 
     publication = workers.publication
     replace(workers.lease.HeldLease, guard=guard, stop=lambda *_: None)
-    replace(publication, place_file=place, _revoke=lambda _: None)
+    replace(publication, place_file=place, _revoke=lambda *_: None)
     replace(publication.Publication, withdraw=publication.Publication.keep)
 
 
@@ -148,8 +149,8 @@ def without_image_locks() -> None:
     async def take(*_: Any) -> None:
         """Every lock is free."""
 
-    def place(file: workers.outputs.StagedFile) -> None:
-        file.source.replace(file.target)
+    def place(output: workers.site.OpenDirectory, file: workers.outputs.StagedFile) -> None:
+        file.source.replace(output.inside / file.target.name)
 
     replace(scheduler.locks.ImageLocks, take=take)
     replace(workers.publication, place_file=place)

@@ -58,6 +58,25 @@ def test_up_says_on_one_json_line_where_it_is(alone: Program) -> None:
         assert sorted(json.loads(line)["worker_id"] for line in alive) == sorted(ready["workers"])
 
 
+def test_another_user_of_the_machine_is_refused(alone: Program, tmp_path: Path) -> None:
+    with up(alone):
+        other = Program({**alone.environment, "HOME": str(tmp_path / "other")}, tmp_path)
+        done = other("workers")
+        assert done.returncode == 3
+        assert "PERMISSION_DENIED" in done.stderr
+
+
+def test_up_shows_its_token_to_nobody(alone: Program) -> None:
+    with alone.started("up", "--json", "--port", "0", "--data-dir", alone.place / "data") as process:
+        ready = read_ready(process)
+        token = (alone.place / "data" / "token").read_text()
+        running = [psutil.Process(process.pid), *children(process)]
+        argv = [word for each in running for word in each.cmdline()]
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=15)
+        assert token not in json.dumps(ready) + " ".join(argv) + told
+
+
 def test_up_without_workers_accepts_jobs(alone: Program) -> None:
     with up(alone, "--workers", "0", "--operations", REHEARSE):
         done = submit(alone, "--json")

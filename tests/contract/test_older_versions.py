@@ -97,7 +97,7 @@ def test_message_of_today_is_one_that_an_older_version_reads(version: str, messa
     assert [error.message for error in validator.iter_errors(json.loads(encode(message)))] == []
 
 
-NEW_SINCE: Final = {"1.0.0": {"WorkerOrder", "Place", "Ceiling"}}
+NEW_SINCE: Final = {"1.0.0": {"WorkerOrder", "Place", "Ceiling", "Quota", "Refusal"}}
 """Messages on subjects of their own that the version does not know."""
 
 

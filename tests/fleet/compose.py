@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import yaml
 
+from h2kbus.settings import ConnectionSettings
 from tests.conftest import REPOSITORY
 from tests.fleet.images import docker
 
@@ -53,6 +54,14 @@ class Compose:
 
     def logs(self) -> str:
         return self("logs", "--no-color", "--tail", "200")
+
+    def settings(self, user: str) -> ConnectionSettings:
+        """How a user of the project connects from this machine, with a copy of its keys."""
+        [made] = self.containers("auth")
+        keys = self.place / f"keys-{user}"
+        docker("cp", f"{made}:/auth/users/{user}", keys)
+        flags = {"context": str(keys / f"{user}.json"), "url": f"tls://127.0.0.1:{self.port}"}
+        return ConnectionSettings.resolve(flags, {})
 
     def containers(self, service: str) -> list[str]:
         """The ids of a service's containers."""

@@ -11,7 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from tests.conftest import REPOSITORY, wheel_server
+from tests.conftest import REPOSITORY
+from tests.servers import wheel_server
 
 SUITE: Final = "bookworm"
 PACKAGES: Final = ("ca-certificates", "python3", "python3-venv", "wget", "faketime")

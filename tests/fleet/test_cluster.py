@@ -14,7 +14,6 @@ import h2kbus
 from h2kbus.cli.output import print_line
 from h2kbus.client import Bus
 from h2kbus.errors import H2KBusError
-from h2kbus.settings import ConnectionSettings
 from tests.chaos.checker import check
 from tests.chaos.driver import Driver
 from tests.chaos.evidence import files, gather, settled
@@ -51,7 +50,7 @@ def compose(images: str, place: Path) -> Iterator[Compose]:
 @pytest.mark.timeout(900)
 async def test_five_hundred_jobs_on_six_hosts_survive_the_loss_of_any_part(compose: Compose) -> None:
     place = compose.place
-    settings = ConnectionSettings(url=f"nats://127.0.0.1:{compose.port}", connect_timeout_seconds=60)
+    settings = msgspec.structs.replace(compose.settings("setup"), connect_timeout_seconds=60)
     async with h2kbus.connect(settings=settings, submitter="chaos") as bus:
         await _ready(bus)
         with History(place / "history.jsonl") as history:

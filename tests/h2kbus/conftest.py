@@ -13,7 +13,7 @@ from h2kbus.connection import Connection
 from h2kbus.provision import provision
 from h2kbus.settings import ConnectionSettings
 from subjects.topology import Topology
-from tests.conftest import start_server, wheel_server
+from tests.servers import start_server, wheel_server
 
 
 class OwnServer:

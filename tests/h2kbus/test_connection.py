@@ -15,8 +15,9 @@ from h2kbus.errors import (
     RevisionConflict,
     SubjectTaken,
 )
+from h2kbus.pull import PullInbox, PullRequest
 from h2kbus.settings import ConnectionSettings
-from subjects.topology import Topology
+from subjects.topology import SECOND, Topology
 from tests.h2kbus.conftest import OwnServer
 
 Start = Callable[..., OwnServer]
@@ -28,7 +29,10 @@ USERS = {
         {
             "user": "some",
             "password": "pass-some",
-            "permissions": {"publish": {"deny": ["forbidden.>"]}, "subscribe": {"deny": ["forbidden.>"]}},
+            "permissions": {
+                "publish": {"deny": ["forbidden.>", "$JS.API.DIRECT.GET.>", "$JS.API.CONSUMER.MSG.NEXT.>"]},
+                "subscribe": {"deny": ["forbidden.>", "Forbidden.>", "_INBOX_else.>"]},
+            },
         },
     ]
 }
@@ -48,6 +52,59 @@ async def test_publish_that_the_server_refuses_is_denied_by_name(restricted: Con
 async def test_request_that_the_server_refuses_is_denied_by_name(restricted: Connection) -> None:
     with pytest.raises(PermissionDenied, match=r"forbidden\.b"):
         await restricted.ask("forbidden.b", b"x")
+
+
+@pytest.mark.parametrize("subject", ["forbidden.>", "forbidden.a", "Forbidden.A"])
+async def test_subscription_that_the_server_refuses_is_denied_by_name(
+    restricted: Connection, subject: str
+) -> None:
+    for _ in range(20):
+        with pytest.raises(PermissionDenied, match=subject):
+            await restricted.listen(subject, lambda message: None)
+
+
+async def test_batch_that_the_server_refuses_is_denied_at_once(restricted: Connection) -> None:
+    with anyio.fail_after(3), pytest.raises(PermissionDenied, match=r"DIRECT\.GET\.H2K_JOBS"):
+        await restricted.get_batch("H2K_JOBS", {"seq": 1})
+
+
+async def test_pull_that_the_server_refuses_is_denied_at_once(restricted: Connection) -> None:
+    inbox = PullInbox(restricted, "H2K_JOBS", lambda delivery: None)
+    await inbox.open()
+    pull = await inbox.send("default_any_5", PullRequest(batch=1, expires=60 * SECOND))
+    with anyio.fail_after(3), pytest.raises(PermissionDenied, match=r"MSG\.NEXT\.H2K_JOBS\.default_any_5"):
+        await pull.wait()
+    await inbox.close()
+
+
+async def test_refusal_that_nobody_waits_for_is_logged(
+    restricted: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    await restricted.publish_unconfirmed("forbidden.hint", b"")
+    await restricted.flush()
+    assert "may not publish to forbidden.hint" in caplog.text
+
+
+async def test_inbox_that_belongs_to_another_user_is_denied_on_connecting(own_server: Start) -> None:
+    server = own_server(authorization=USERS)
+    settings = server.settings(user="some", password="pass-some", inbox_prefix="_INBOX_else")
+    with pytest.raises(PermissionDenied, match="_INBOX_else"):
+        async with connect(settings):
+            pass
+
+
+async def test_answers_arrive_in_the_users_own_inbox(own_server: Start) -> None:
+    server = own_server(authorization=USERS)
+    settings = server.settings(user="some", password="pass-some", inbox_prefix="_INBOX_some")
+    async with (
+        connect(settings) as connection,
+        connect(server.settings(user="all", password="pass-all")) as spy,
+    ):
+        heard: list[str] = []
+        await spy.listen("_INBOX_some.>", lambda message: heard.append(message.subject))
+        await connection.api("INFO")
+        await spy.flush()
+    assert len(heard) == 1
 
 
 async def test_one_refused_publish_does_not_harm_the_next(restricted: Connection) -> None:

@@ -21,6 +21,8 @@ EVERYTHING = {
     "key": "/keys/alice.key",
     "nsc": "",
     "inbox_prefix": "_INBOX_alice",
+    "jetstream_api_prefix": "BUS.API",
+    "h2kbus_root": "gold.v1",
     "jetstream_domain": "",
     "color_scheme": "",
 }
@@ -33,6 +35,16 @@ def context(home: Path, name: str, content: object) -> dict[str, str]:
     text = content if isinstance(content, str) else json.dumps(content)
     (directory / f"{name}.json").write_text(text)
     return {"HOME": str(home)}
+
+
+def test_context_of_its_own_names_files_beside_it(tmp_path: Path) -> None:
+    file = tmp_path / "alice.json"
+    file.write_text(json.dumps({"url": "tls://a:4222", "nkey": "alice.nk", "ca": "/etc/ca.pem", "cert": ""}))
+    assert load_context(str(file), {"HOME": "/nowhere"}) == {
+        "url": "tls://a:4222",
+        "nkey": f"{tmp_path}/alice.nk",
+        "tls_ca": "/etc/ca.pem",
+    }
 
 
 def test_context_gives_all_that_it_says(tmp_path: Path) -> None:
@@ -48,6 +60,8 @@ def test_context_gives_all_that_it_says(tmp_path: Path) -> None:
         "tls_cert": "/keys/alice.pem",
         "tls_key": "/keys/alice.key",
         "inbox_prefix": "_INBOX_alice",
+        "api_prefix": "BUS.API",
+        "root": "gold.v1",
     }
 
 

@@ -15,7 +15,7 @@ import pytest
 from h2kbus import embedded
 from h2kbus.connection import connect
 from h2kbus.embedded import Pages, default_data_dir, embedded_server
-from h2kbus.errors import EmbeddedServerError
+from h2kbus.errors import EmbeddedServerError, PermissionDenied
 from h2kbus.provision import provision
 from h2kbus.settings import ConnectionSettings
 from subjects.grammar import Grammar
@@ -40,8 +40,37 @@ anyio.run(main)
 async def test_free_port_is_taken_and_told(tmp_path: Path) -> None:
     async with embedded_server(tmp_path, 0) as server:
         assert server.url.startswith("nats://127.0.0.1:")
-        async with connect(ConnectionSettings(url=server.url)) as connection:
+        async with connect(server.settings()) as connection:
             assert connection.is_connected
+
+
+async def test_nobody_connects_without_the_token(tmp_path: Path) -> None:
+    """Every user of the machine reaches the loopback."""
+    async with embedded_server(tmp_path, 0) as server:
+        for given in (None, "guess"):
+            with pytest.raises(PermissionDenied):
+                async with connect(ConnectionSettings(url=server.url, token=given)):
+                    pass
+
+
+async def test_token_is_new_at_each_start_and_lies_where_only_the_owner_reads(tmp_path: Path) -> None:
+    tokens = []
+    for _ in range(2):
+        async with embedded_server(tmp_path, 0) as server:
+            file = server.data_dir / "token"
+            assert file.read_text() == server.token
+            assert file.stat().st_mode & 0o077 == 0
+            assert (server.data_dir / "nats-server.conf").stat().st_mode & 0o077 == 0
+            tokens.append(server.token)
+    assert tokens[0] != tokens[1]
+
+
+async def test_token_is_in_no_argument_and_no_log(tmp_path: Path) -> None:
+    async with embedded_server(tmp_path, 0) as server:
+        async with connect(server.settings()):
+            words = psutil.Process(server.pid).cmdline()
+            told = server.log_file.read_text() + (server.data_dir / "nats-server.out").read_text()
+        assert server.token not in " ".join(words) + told + repr(server.settings())
 
 
 async def test_two_servers_run_side_by_side(tmp_path: Path) -> None:
@@ -176,10 +205,10 @@ async def test_program_that_is_no_server_is_quoted(tmp_path: Path, monkeypatch: 
 async def test_data_survives_a_restart(tmp_path: Path) -> None:
     topology = Topology(Grammar())
     subject = topology.record_subject("kept")
-    async with embedded_server(tmp_path, 0) as server, connect(ConnectionSettings(url=server.url)) as first:
+    async with embedded_server(tmp_path, 0) as server, connect(server.settings()) as first:
         await provision(first, topology)
         await first.publish(subject, b"precious")
-    async with embedded_server(tmp_path, 0) as server, connect(ConnectionSettings(url=server.url)) as second:
+    async with embedded_server(tmp_path, 0) as server, connect(server.settings()) as second:
         stored = await second.get_last(topology.bucket_stream(topology.jobs_bucket), subject)
     assert stored is not None
     assert stored.data == b"precious"
@@ -188,11 +217,11 @@ async def test_data_survives_a_restart(tmp_path: Path) -> None:
 async def test_acknowledged_write_survives_a_kill(tmp_path: Path) -> None:
     topology = Topology(Grammar())
     subject = topology.record_subject("kept")
-    async with embedded_server(tmp_path, 0) as server, connect(ConnectionSettings(url=server.url)) as first:
+    async with embedded_server(tmp_path, 0) as server, connect(server.settings()) as first:
         await provision(first, topology)
         await first.publish(subject, b"precious")
         os.kill(server.pid, signal.SIGKILL)
-    async with embedded_server(tmp_path, 0) as server, connect(ConnectionSettings(url=server.url)) as second:
+    async with embedded_server(tmp_path, 0) as server, connect(server.settings()) as second:
         stored = await second.get_last(topology.bucket_stream(topology.jobs_bucket), subject)
     assert stored is not None
 

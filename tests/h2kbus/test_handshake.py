@@ -97,15 +97,15 @@ async def refusing_once() -> AsyncIterator[int]:
     async def serve(stream: SocketStream) -> None:
         nonlocal seen
         seen += 1
-        if seen == 1:
-            await stream.send(info)
-            await stream.receive()
-            await stream.send(b"-ERR 'Authorization Violation'\r\n")
-            await anyio.sleep(0.1)
-        stream.extra(SocketAttribute.raw_socket).setsockopt(
-            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-        )
-        await stream.aclose()
+        async with stream:
+            if seen == 1:
+                await stream.send(info)
+                await stream.receive()
+                await stream.send(b"-ERR 'Authorization Violation'\r\n")
+                await anyio.sleep(0.1)
+            stream.extra(SocketAttribute.raw_socket).setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )
 
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     async with anyio.create_task_group() as group:

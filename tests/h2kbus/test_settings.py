@@ -155,3 +155,9 @@ def test_local_user_submits_where_none_is_configured() -> None:
 )
 def test_submitter_can_stand_in_a_subject(user: str, submitter: str) -> None:
     assert ConnectionSettings(user=user).submitter() == submitter
+
+
+def test_whoever_has_a_private_inbox_is_its_user() -> None:
+    assert ConnectionSettings(inbox_prefix="_INBOX_alice").submitter() == "alice"
+    assert ConnectionSettings(inbox_prefix="_INBOX").submitter() == getpass.getuser()
+    assert ConnectionSettings(inbox_prefix="_INBOX_alice", user="bob").submitter() == "bob"

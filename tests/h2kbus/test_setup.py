@@ -23,7 +23,8 @@ from subjects.grammar import Grammar
 from subjects.operations import plugin_token
 from subjects.states import State
 from subjects.topology import Topology
-from tests.conftest import REHEARSE, rehearsal, start_server, wheel_server, worker_profile
+from tests.conftest import REHEARSE, rehearsal, worker_profile
+from tests.servers import start_server, wheel_server
 from workers.service import Worker
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]

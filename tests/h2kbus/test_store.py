@@ -16,7 +16,8 @@ from subjects.lifecycle import cancelled, created, pending
 from subjects.record import JobRecord
 from subjects.result import JobError
 from subjects.topology import SECOND, Topology
-from tests.conftest import rehearsal, start_server, wheel_server
+from tests.conftest import rehearsal
+from tests.servers import start_server, wheel_server
 
 NOW = dt.datetime.now(dt.UTC)
 

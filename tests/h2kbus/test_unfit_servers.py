@@ -19,16 +19,8 @@ from scheduler.service import Scheduler
 from subjects.grammar import Grammar
 from subjects.states import State
 from subjects.topology import Topology
-from tests.conftest import (
-    REHEARSE,
-    REPOSITORY,
-    Program,
-    environment,
-    rehearsal,
-    start_server,
-    wheel_server,
-    worker_profile,
-)
+from tests.conftest import REHEARSE, REPOSITORY, Program, environment, rehearsal, worker_profile
+from tests.servers import start_server, wheel_server
 from workers.service import Worker
 
 OLD_SERVER = REPOSITORY / ".venv" / "share" / "old-nats-server" / "bin" / "nats-server"

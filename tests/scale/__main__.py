@@ -23,7 +23,8 @@ from scheduler.lanes import LaneRegistry
 from subjects.grammar import Grammar
 from subjects.spec import JobSpec
 from subjects.topology import Topology
-from tests.conftest import REPOSITORY, environment, rehearsal, start_server, wheel_server
+from tests.conftest import REPOSITORY, environment, rehearsal
+from tests.servers import start_server, wheel_server
 from workers.pull import LanePuller
 
 WATCHED_SECONDS: Final = 30.0

@@ -16,6 +16,7 @@ from h2kbus.store import JobStore
 from scheduler.admission import Admission
 from scheduler.dispatch import Dispatch
 from scheduler.fleet import FleetView
+from scheduler.gate import Gate
 from scheduler.intake import Intake
 from scheduler.lanes import LaneRegistry
 from scheduler.limits import Limits
@@ -46,6 +47,7 @@ async def redelivered(connection: Connection, topology: Topology) -> AsyncIterat
         Admission(locks, Limits(connection, topology, store), fleet),
         fleet,
         catalog,
+        Gate(connection, topology, store, "scheduler-1"),
     )
     deliveries: list[Delivery] = []
     inbox = PullInbox(connection, topology.commands_stream, deliveries.append)
@@ -97,6 +99,7 @@ async def test_redelivered_retry_makes_one_job(bus: Bus, redelivered: Callable[.
     await redelivered(1)
     await bus.cancel("ended")
     await redelivered(2)
+    await bus.connection.api(f"STREAM.PURGE.{bus.topology.jobs_stream}")
     await send(bus, "retry", "child", encode(RetryCommand(parent="ended")))
     await redelivered(3)
     child = (await bus.store.get("child")).record

@@ -174,7 +174,7 @@ class BlindStore(JobStore):
     """Puts records without comparing, as a broken store would."""
 
     async def swap(self, record: JobRecord, revision: int) -> Entry:
-        subject = self._topology.record_subject(record.job_id)
+        subject = self.topology.record_subject(record.job_id)
         return Entry(record, await self._connection.publish(subject, encode(record)))
 
 

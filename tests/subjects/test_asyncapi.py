@@ -124,6 +124,9 @@ def test_the_addresses_are_those_that_the_grammar_builds(root: str) -> None:
         "places": topology.place_subject(label_key("source-host/esx-07.lan"), 3),
         "ceilings": topology.ceiling_subject("source-host/esx-07.lan"),
         "orders": topology.order_subject("w1"),
+        "quotas": topology.quota_subject("ann"),
+        "defaultquota": topology.default_quota_subject,
+        "refusals": topology.refusal_subject("ann"),
         "locks": topology.lock_subject(lock_key(lock_of("default", "/a", "j1"))),
     }
     document = asyncapi(root)

@@ -22,6 +22,7 @@ from subjects.events import milestone
 from subjects.fleet import LaneAnnouncement, WorkerCapabilities, WorkerOrder
 from subjects.limits import Ceiling, Place
 from subjects.locks import lock_of
+from subjects.quota import Quota, Refusal
 from subjects.record import DeadLetter, JobRecord, LaneMessage, ProgressSummary
 from subjects.result import JobError, JobResult, Metrics, Outputs
 from subjects.schema import MESSAGES, documents, json_schema
@@ -128,6 +129,8 @@ def examples() -> Iterator[msgspec.Struct]:
     yield WorkerOrder(order="cordon", by="ann", at=NOW)
     yield Place(label="source-host/esx-07", number=0, job_id="j1")
     yield Ceiling(at_most=4, by="ann", at=NOW)
+    yield Quota(queued=1000, rate=2.5, by="ann", at=NOW)
+    yield Refusal(reason="ann: 1000 jobs that have not ended are allowed", refused=3, by="s1", at=NOW)
     yield LaneAnnouncement(pool="default", lane="qemu-img", priority=5, consumer="default_qemu-img_5")
     yield from (each.parameters() for each in BUILT_IN)
     yield ConvertParameters(subformat="streamOptimized")

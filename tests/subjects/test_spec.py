@@ -214,6 +214,7 @@ def test_a_v1_job_is_accepted_unchanged() -> None:
     # What v1 does not know has no value.
     assert [written["execution_policy"].pop(each) for each in ("deadline", "not_before")] == [None, None]
     assert written.pop("limit") == {}
+    assert written.pop("signature") is None
     assert written == {**V1_JOB, "created_at": "2026-03-01T12:30:45.123456Z", "pool": "default"}
 
 

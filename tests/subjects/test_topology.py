@@ -113,8 +113,11 @@ def test_lanes_are_kept_and_heartbeats_expire() -> None:
 def test_artifacts_are_an_object_store_of_limited_age() -> None:
     stream = STREAMS["OBJ_h2k_artifacts"]
     assert stream.subjects == ("$O.h2k_artifacts.C.>", "$O.h2k_artifacts.M.>")
-    assert stream.allow_rollup_hdrs
     assert stream.max_age == 30 * DAY
+
+
+def test_no_header_can_empty_a_stream() -> None:
+    assert not any(stream.allow_rollup_hdrs for stream in STREAMS.values())
 
 
 @pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS)

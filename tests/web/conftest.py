@@ -26,9 +26,8 @@ from tests.conftest import (
     environment,
     read_ready,
     rehearsal,
-    start_server,
-    wheel_server,
 )
+from tests.servers import start_server, wheel_server
 
 T = TypeVar("T")
 

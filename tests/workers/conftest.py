@@ -21,6 +21,7 @@ from workers.context import JobContext, OperationResult
 from workers.operations import load_runner
 from workers.outputs import StagedFile
 from workers.publication import Publication, publish
+from workers.site import ANYWHERE
 from workers.workplace import Workplace, open_workplace
 
 MIB = 1 << 20
@@ -127,6 +128,7 @@ class Bench:
         self.out = out
         self.report = RecordingReport()
         self.capabilities: frozenset[str] = frozenset()
+        self.site = ANYWHERE
         self.guard: Callable[[], Awaitable[None]] = lease_is_held
         self.publication: Publication | None = None
 
@@ -150,19 +152,23 @@ class Bench:
         return await self._attempt(spec, DECLARATIONS[operation])
 
     async def _attempt(self, spec: JobSpec, declaration: OperationDeclaration) -> OperationResult:
-        scratch: list[Path] = []
+        places: list[Workplace] = []
+        destination = self.site.destination(str(self.out))
 
         @contextlib.asynccontextmanager
         async def workplace() -> AsyncIterator[Workplace]:
             lease = Lease(worker_id="worker-1", token=7)
             async with open_workplace(
-                self.out, "job-1", lease, lambda: self.publication is not None
+                destination, "job-1", lease, lambda: self.publication is not None
             ) as place:
-                scratch.append(place.scratch)
+                places.append(place)
                 yield place
 
         async def publish_all(files: Sequence[StagedFile], result: OperationResult) -> OperationResult:
-            self.publication = await publish(scratch[-1], files, result, self.guard)
+            place = places[-1]
+            self.publication = await publish(
+                destination, place.output, place.private, files, result, self.guard
+            )
             return result
 
         job = JobContext(
@@ -173,6 +179,7 @@ class Bench:
             parameters=parameters_of(declaration, spec.parameters),
             actions=selected_actions(declaration, spec.requested_actions),
             capabilities=self.capabilities,
+            site=self.site,
             report=self.report,
             workplace=workplace,
             publish=publish_all,

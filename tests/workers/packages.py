@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from subjects.spec import ImageSpec
-from workers.image import CheckedImage, open_image
+from workers.image import CheckedImage, Gate, open_image
 
 _NAMESPACE = "http://schemas.dmtf.org/ovf/envelope/1"
 
@@ -58,5 +58,6 @@ def appliance(disks: Mapping[str, bytes], *, algorithm: str | None = None, **mor
 
 async def opened(path: Path, member: str | None = None, **more: object) -> CheckedImage:
     """The image as the gate saw it; it is closed again."""
-    async with open_image(ImageSpec(path=str(path), **more), ignore, member=member) as image:  # type: ignore[arg-type]
+    spec = ImageSpec(path=str(path), **more)  # type: ignore[arg-type]
+    async with open_image(spec, ignore, Gate(scratch=path.parent, member=member)) as image:
         return image

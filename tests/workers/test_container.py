@@ -10,7 +10,7 @@ from h2kbus.errors import ErrorCode, OperationFailed
 from subjects.spec import ImageSpec
 from tests.workers.conftest import convert_to, qemu_img
 from tests.workers.packages import appliance, descriptor, ignore, lay_out, opened, pack
-from workers.image import open_image
+from workers.image import Gate, open_image
 
 pytestmark = pytest.mark.anyio
 
@@ -112,7 +112,9 @@ async def test_manifest_is_held_against_the_descriptor(tmp_path: Path, container
 async def test_verifying_the_manifest_tells_how_far_it_is(tmp_path: Path, container: str) -> None:
     path = package(tmp_path, container, appliance({"a.img": BLANK}, algorithm="sha1"))
     told: list[tuple[int, int]] = []
-    async with open_image(ImageSpec(path=str(path)), lambda *each: told.append(each)):
+    async with open_image(
+        ImageSpec(path=str(path)), lambda *each: told.append(each), Gate(scratch=path.parent)
+    ):
         assert told[-1] == (len(BLANK), len(BLANK))
 
 
@@ -174,7 +176,7 @@ async def test_link_beside_a_descriptor_is_not_followed(tmp_path: Path, name: st
 @pytest.mark.parametrize("name", ["vm.ovf", "vm.mf", "a.img"])
 async def test_change_of_any_file_of_a_package_is_noticed(tmp_path: Path, name: str) -> None:
     path = package(tmp_path, "ovf", appliance({"a.img": BLANK}, algorithm="sha256"))
-    async with open_image(ImageSpec(path=str(path)), ignore) as image:
+    async with open_image(ImageSpec(path=str(path)), ignore, Gate(scratch=path.parent)) as image:
         image.require_unchanged()
         os.utime(path.with_name(name))
         with pytest.raises(OperationFailed, match="changed"):
@@ -184,7 +186,9 @@ async def test_change_of_any_file_of_a_package_is_noticed(tmp_path: Path, name: 
 async def test_descriptor_inside_an_archive_may_not_name_further_files(tmp_path: Path) -> None:
     text = b'# Disk DescriptorFile\nversion=1\nparentCID=ffffffff\nRW 1 FLAT "b.img" 0\n'
     path = pack(tmp_path / "vm.ova", appliance({"a.vmdk": text, "b.img": BLANK}))
-    async with open_image(ImageSpec(path=str(path)), ignore, member="a.vmdk") as image:
+    async with open_image(
+        ImageSpec(path=str(path)), ignore, Gate(scratch=path.parent, member="a.vmdk")
+    ) as image:
         with pytest.raises(OperationFailed, match="further files") as caught:
             image.require_sound()
     assert caught.value.error_code is ErrorCode.IMAGE_UNSAFE

@@ -11,7 +11,7 @@ from h2kbus.errors import ErrorCode, OperationFailed
 from subjects.spec import ImageSpec
 from tests.workers.conftest import convert_to, qemu_img
 from workers.formats import Finding
-from workers.image import open_image
+from workers.image import Gate, open_image
 
 pytestmark = pytest.mark.anyio
 
@@ -23,14 +23,14 @@ def ignore(done: int, total: int) -> None:
 async def refusal(path: Path, **more: Any) -> ErrorCode:
     """The code with which the gate refuses an image before it looks beyond its header."""
     with pytest.raises(OperationFailed) as caught:
-        async with open_image(ImageSpec(path=str(path), **more), ignore):
+        async with open_image(ImageSpec(path=str(path), **more), ignore, Gate(scratch=path.parent)):
             pass
     assert "\n" not in str(caught.value)
     return caught.value.error_code
 
 
 async def findings(path: Path) -> list[Finding]:
-    async with open_image(ImageSpec(path=str(path)), ignore) as image:
+    async with open_image(ImageSpec(path=str(path)), ignore, Gate(scratch=path.parent)) as image:
         return list(image.findings)
 
 
@@ -119,7 +119,7 @@ async def test_sound_image_has_no_findings(raw_disk: Path, tmp_path: Path, drive
 
 
 async def unsafe_reason(path: Path) -> str:
-    async with open_image(ImageSpec(path=str(path)), ignore) as image:
+    async with open_image(ImageSpec(path=str(path)), ignore, Gate(scratch=path.parent)) as image:
         with pytest.raises(OperationFailed) as caught:
             _ = image.disk
     assert caught.value.error_code is ErrorCode.IMAGE_UNSAFE
@@ -198,7 +198,7 @@ async def test_disk_beyond_every_limit(tmp_path: Path) -> None:
 async def test_exchanged_image_is_noticed(raw_disk: Path, tmp_path: Path) -> None:
     image = tmp_path / "image.img"
     image.write_bytes(raw_disk.read_bytes()[:65536])
-    async with open_image(ImageSpec(path=str(image)), ignore) as opened:
+    async with open_image(ImageSpec(path=str(image)), ignore, Gate(scratch=image.parent)) as opened:
         image.unlink()
         image.write_bytes(raw_disk.read_bytes()[:65536])
         with pytest.raises(OperationFailed, match="exchanged"):

@@ -1,10 +1,13 @@
+import contextlib
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from h2kbus.errors import ErrorCode, OperationFailed
-from workers.outputs import require_free, scratch_directory
+from workers.outputs import open_output, require_free, scratch_directory
+from workers.site import Destination, OpenDirectory
 
 pytestmark = pytest.mark.anyio
 
@@ -13,25 +16,32 @@ def never() -> bool:
     return False
 
 
+@contextlib.asynccontextmanager
+async def scratch_in(out: Path) -> AsyncIterator[OpenDirectory]:
+    with open_output(Destination(out), make=True) as output:
+        async with scratch_directory(output, "job", 1, never) as scratch:
+            yield scratch
+
+
 async def test_output_path_is_made_and_scratch_goes_away(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
-    async with scratch_directory(out, "job", 1, never) as scratch:
-        (scratch / "half").write_text("written")
-        assert scratch.stat().st_mode & 0o777 == 0o700
+    async with scratch_in(out) as scratch:
+        (scratch.inside / "half").write_text("written")
+        assert scratch.inside.stat().st_mode & 0o777 == 0o700
     assert list(out.iterdir()) == []
 
 
 async def test_dangling_link_counts_as_a_taken_name(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("nowhere")
-    with pytest.raises(OperationFailed) as caught:
-        require_free(tmp_path / "link")
+    with Destination(tmp_path).opened() as output, pytest.raises(OperationFailed) as caught:
+        require_free(output, tmp_path / "link")
     assert caught.value.error_code is ErrorCode.OUTPUT_EXISTS
 
 
 async def test_file_in_the_place_of_the_directory_is_unwritable(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OperationFailed) as caught:
-        async with scratch_directory(tmp_path / "file" / "out", "job", 1, never):
+        async with scratch_in(tmp_path / "file" / "out"):
             pass
     assert caught.value.error_code is ErrorCode.OUTPUT_UNWRITABLE
 
@@ -42,7 +52,7 @@ async def test_directory_that_refuses_us_is_unwritable(tmp_path: Path) -> None:
         os.seteuid(65534)
     try:
         with pytest.raises(OperationFailed) as caught:
-            async with scratch_directory(tmp_path / "out", "job", 1, never):
+            async with scratch_in(tmp_path / "out"):
                 pass
     finally:
         if os.getuid() == 0:

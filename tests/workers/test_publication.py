@@ -2,15 +2,18 @@
 
 import os
 import shutil
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from h2kbus.errors import AttemptStopped, ErrorCode, OperationFailed
 from tests.workers.conftest import lease_is_held
+from workers import publication
 from workers.context import OperationResult
-from workers.outputs import StagedFile
+from workers.outputs import StagedFile, open_directory
 from workers.publication import Publication, clear_away, publish, recover
+from workers.site import Destination, OpenDirectory
 
 pytestmark = pytest.mark.anyio
 
@@ -21,6 +24,19 @@ def scratch_of(out: Path, token: int, job_id: str = "job") -> Path:
     scratch = out / f".h2kbus-{job_id}-{token}"
     scratch.mkdir()
     return scratch
+
+
+async def give_names(
+    scratch: Path, files: Sequence[StagedFile], guard: Callable[[], Awaitable[None]] = lease_is_held
+) -> Publication:
+    """What an attempt does at its end, in the output directory that it holds open."""
+    destination = Destination(scratch.parent)
+    with destination.opened() as output:
+        private = open_directory(output, scratch.name)
+        try:
+            return await publish(destination, output, private, files, RESULT, guard)
+        finally:
+            os.close(private.descriptor)
 
 
 def staged(scratch: Path, *names: str) -> list[StagedFile]:
@@ -35,7 +51,7 @@ def staged(scratch: Path, *names: str) -> list[StagedFile]:
 async def published(out: Path, token: int, *names: str) -> Publication:
     """What an attempt leaves that dies after its outputs got their names."""
     scratch = scratch_of(out, token)
-    return await publish(scratch, staged(scratch, *names), RESULT, lease_is_held)
+    return await give_names(scratch, staged(scratch, *names))
 
 
 async def dies() -> None:
@@ -84,7 +100,7 @@ async def test_withdrawn_names_are_gone(tmp_path: Path) -> None:
 
 async def test_whole_publication_is_adopted_with_its_result(tmp_path: Path) -> None:
     await published(tmp_path, 1, "a", "b")
-    adopted = await recover(tmp_path, "job", before=2)
+    adopted = await recover(Destination(tmp_path), "job", before=2)
     assert adopted is not None
     assert adopted.result == RESULT
     await adopted.keep()
@@ -93,8 +109,8 @@ async def test_whole_publication_is_adopted_with_its_result(tmp_path: Path) -> N
 
 async def test_adopter_that_dies_is_followed_by_another(tmp_path: Path) -> None:
     await published(tmp_path, 1, "a")
-    await recover(tmp_path, "job", before=2)
-    adopted = await recover(tmp_path, "job", before=3)
+    await recover(Destination(tmp_path), "job", before=2)
+    adopted = await recover(Destination(tmp_path), "job", before=3)
     assert adopted is not None
     assert adopted.result == RESULT
 
@@ -102,7 +118,7 @@ async def test_adopter_that_dies_is_followed_by_another(tmp_path: Path) -> None:
 async def test_half_a_publication_is_taken_back(tmp_path: Path) -> None:
     await published(tmp_path, 1, "a", "b")
     (tmp_path / "b").unlink()
-    assert await recover(tmp_path, "job", before=2) is None
+    assert await recover(Destination(tmp_path), "job", before=2) is None
     assert seen(tmp_path) == []
 
 
@@ -110,7 +126,7 @@ async def test_name_that_somebody_else_gave_is_never_taken_back(tmp_path: Path) 
     await published(tmp_path, 1, "a", "b")
     (tmp_path / "a").unlink()
     (tmp_path / "a").write_text("mine")
-    assert await recover(tmp_path, "job", before=2) is None
+    assert await recover(Destination(tmp_path), "job", before=2) is None
     assert seen(tmp_path) == ["a"]
     assert (tmp_path / "a").read_text() == "mine"
 
@@ -118,8 +134,8 @@ async def test_name_that_somebody_else_gave_is_never_taken_back(tmp_path: Path) 
 async def test_attempt_that_never_published_is_cleared_away(tmp_path: Path) -> None:
     scratch = scratch_of(tmp_path, 1)
     with pytest.raises(AttemptStopped):
-        await publish(scratch, staged(scratch, "a"), RESULT, dies)
-    assert await recover(tmp_path, "job", before=2) is None
+        await give_names(scratch, staged(scratch, "a"), dies)
+    assert await recover(Destination(tmp_path), "job", before=2) is None
     assert seen(tmp_path) == []
 
 
@@ -128,16 +144,51 @@ async def test_revoked_attempt_cannot_publish_however_late_it_wakes(tmp_path: Pa
     scratch = scratch_of(tmp_path, 1)
 
     async def sleeps_too_long() -> None:
-        await recover(tmp_path, "job", before=2)
+        await recover(Destination(tmp_path), "job", before=2)
 
     with pytest.raises(OperationFailed):
-        await publish(scratch, staged(scratch, "a", "b"), RESULT, sleeps_too_long)
+        await give_names(scratch, staged(scratch, "a", "b"), sleeps_too_long)
+    assert seen(tmp_path) == []
+
+
+async def test_name_given_in_the_moment_of_the_revocation_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attempt holds its directory open, whatever that is called by then."""
+    remove, held = publication._remove_staged, os.open(scratch_of(tmp_path, 1), os.O_RDONLY)
+    [file] = staged(tmp_path / ".h2kbus-job-1", "a")
+    with pytest.raises(AttemptStopped):
+        await give_names(tmp_path / ".h2kbus-job-1", [file], dies)
+
+    def in_time(output: OpenDirectory, revoked: str) -> None:
+        os.link(f"/proc/self/fd/{held}/{file.source.name}", file.target)
+        remove(output, revoked)
+
+    monkeypatch.setattr(publication, "_remove_staged", in_time)
+    await recover(Destination(tmp_path), "job", before=2)
+    os.close(held)
+    assert seen(tmp_path) == []
+
+
+async def test_late_worker_without_hard_links_leaves_no_empty_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    async def sleeps_too_long() -> None:
+        await recover(Destination(tmp_path), "job", before=2)
+
+    monkeypatch.setattr(os, "link", refuse)
+    scratch = scratch_of(tmp_path, 1)
+    with pytest.raises(OperationFailed):
+        await give_names(scratch, staged(scratch, "a"), sleeps_too_long)
     assert seen(tmp_path) == []
 
 
 async def test_late_worker_leaves_alone_what_was_adopted(tmp_path: Path) -> None:
     late = await published(tmp_path, 1, "a")
-    adopted = await recover(tmp_path, "job", before=2)
+    adopted = await recover(Destination(tmp_path), "job", before=2)
     await late.withdraw()
     assert adopted is not None
     await adopted.keep()
@@ -148,7 +199,7 @@ async def test_other_jobs_and_later_attempts_are_left_alone(tmp_path: Path) -> N
     for name in (".h2kbus-job-1", ".h2kbus-job-9", ".h2kbus-job-a-1", ".h2kbus-other-1"):
         (tmp_path / name).mkdir()
     (tmp_path / ".h2kbus-job-2").symlink_to(tmp_path / ".h2kbus-other-1")
-    await recover(tmp_path, "job", before=3)
+    await recover(Destination(tmp_path), "job", before=3)
     assert seen(tmp_path) == [".h2kbus-job-2", ".h2kbus-job-9", ".h2kbus-job-a-1", ".h2kbus-other-1"]
 
 
@@ -158,17 +209,17 @@ async def test_end_of_a_job_clears_away_and_keeps_what_stands(
 ) -> None:
     await published(tmp_path, 1, "a")
     scratch_of(tmp_path, 5)
-    await clear_away(tmp_path, "job", keep_outputs=keep)
+    await clear_away(Destination(tmp_path), "job", keep_outputs=keep)
     assert seen(tmp_path) == left
 
 
 async def test_nothing_to_recover_where_there_is_no_directory(tmp_path: Path) -> None:
-    assert await recover(tmp_path / "nowhere", "job", before=2) is None
+    assert await recover(Destination(tmp_path / "nowhere"), "job", before=2) is None
 
 
 async def test_damaged_manifest_counts_as_none(tmp_path: Path) -> None:
     await published(tmp_path, 1, "a")
     (tmp_path / ".h2kbus-job-1" / "publication.json").write_text("{")
-    assert await recover(tmp_path, "job", before=2) is None
+    assert await recover(Destination(tmp_path), "job", before=2) is None
     shutil.rmtree(tmp_path / ".h2kbus-job-1", ignore_errors=True)
     assert seen(tmp_path) == ["a"]

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from h2kbus.client import Bus
+from h2kbus.dead import DeadLetters
 from h2kbus.errors import ErrorCode, JobFinished
 from h2kbus.settings import ConnectionSettings
 from subjects.spec import CapabilityRequirements
@@ -179,7 +180,46 @@ async def test_queued_job_is_cancelled_without_a_worker(bus: Bus, fleet: Fleet) 
     await bus.cancel(job_id, "not needed")
     record = await bus.result(job_id)
     assert (record.state, record.attempt) == (State.CANCELLED, 0)
+
+
+async def test_worker_clears_away_a_job_that_was_cancelled_before_it_came(
+    bus: Bus, fleet: Fleet, tmp_path: Path
+) -> None:
+    await fleet.scheduler()
+    job_id = await bus.submit(rehearsal(mark=str(tmp_path / "mark")))
+    await bus.verdict(job_id)
+    await bus.cancel(job_id)
+    await bus.result(job_id)
+    await fleet.worker()
     assert await lane_messages(bus) == 0
+    assert (await bus.status(job_id)).state is State.CANCELLED
+    assert not (tmp_path / "mark").exists()
+
+
+async def test_message_that_outlived_its_record_is_not_worked_on(
+    bus: Bus, fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its job ended so long ago that the record has expired: a worker that comes now must not revive it."""
+    monkeypatch.setattr("workers.claim.FORGOTTEN_SECONDS", 0.0)
+    await fleet.scheduler()
+    job_id = await bus.submit(rehearsal(mark=str(tmp_path / "mark")))
+    await bus.verdict(job_id)
+    await bus.cancel(job_id)
+    await bus.result(job_id)
+    await forget(bus)
+    await fleet.worker()
+    assert await lane_messages(bus) == 0
+    letters = [each async for each in DeadLetters(bus).read(job_id=job_id)]
+    assert [each.letter.message for each in letters] == ["its record has expired, so it ended long ago"]
+    assert not (tmp_path / "mark").exists()
+
+
+async def forget(bus: Bus) -> None:
+    """Take all records away, as age does."""
+    stream = bus.topology.bucket_stream(bus.topology.jobs_bucket)
+    config = (await bus.connection.api(f"STREAM.INFO.{stream}"))["config"]
+    await bus.connection.api(f"STREAM.DELETE.{stream}")
+    await bus.connection.api(f"STREAM.CREATE.{stream}", config)
 
 
 async def test_finished_job_cannot_be_cancelled(bus: Bus, running: Fleet) -> None:

@@ -15,6 +15,7 @@ from workers.qemu import Disk, QemuImg
 
 _SECTOR: Final = 512
 _BOOT_CODE_BYTES: Final = 440
+_VARIABLES: Final = Path("uefi-variables.fd")
 _EFI_SYSTEM: Final = "EFI system"
 _BIOS_BOOT: Final = "BIOS boot"
 
@@ -71,12 +72,13 @@ def find_ovmf(places: Iterable[Ovmf] = OVMF) -> Ovmf | None:
 async def prepare_ovmf(scratch: Path, places: Iterable[Ovmf] = OVMF) -> Ovmf:
     """The installed firmware, with a copy of its variables in `scratch` that the guest may write to.
 
+    The copy is named as tools see it, which work there.
+
     Raises CAPABILITY_MISSING where none is installed.
     """
     found = find_ovmf(places)
     if found is None:
         message = "UEFI needs the firmware OVMF, which is not installed: apt-get install ovmf"
         raise OperationFailed(ErrorCode.CAPABILITY_MISSING, message, package="ovmf")
-    variables = scratch / "uefi-variables.fd"
-    await anyio.to_thread.run_sync(shutil.copyfile, found.variables, variables)
-    return Ovmf(found.code, variables)
+    await anyio.to_thread.run_sync(shutil.copyfile, found.variables, scratch / _VARIABLES)
+    return Ovmf(found.code, _VARIABLES)

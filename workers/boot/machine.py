@@ -13,7 +13,7 @@ from workers.boot.firmware import choose_firmware, prepare_ovmf
 from workers.boot.qmp import Event, Qmp
 from workers.boot.request import BootRequest, BootVerdict
 from workers.boot.tap import ConsoleTap
-from workers.qemu import METADATA_SECONDS, PROGRAM, Disk, QemuImg
+from workers.qemu import METADATA_SECONDS, PROGRAM, QemuImg
 from workers.workplace import Workplace
 
 OnProgress = Callable[[float, str], None]
@@ -21,6 +21,7 @@ OnProgress = Callable[[float, str], None]
 MAX_WRITTEN_BYTES: Final = 16 << 30
 """A guest that writes more while it boots is not booting; it would fill the disk of the outputs."""
 
+_OVERLAY: Final = "overlay.qcow2"
 _TICK_SECONDS: Final = 0.25
 _SETTLE_SECONDS: Final = 1.5
 _FOLLOWING_SECONDS: Final = 60.0
@@ -57,21 +58,16 @@ async def boot(place: Workplace, request: BootRequest, on_progress: OnProgress) 
     with ConsoleTap(place.scratch / "console.log") as tap:
         parts = Parts(overlay=overlay, ovmf=ovmf, console=tap.writer)
         argv = command_line(request, parts)
-        async with place.tools.converse(argv, pass_fds=[tap.writer, *_handed(request.disk)]) as talk:
+        async with place.tools.converse(argv, pass_fds=[tap.writer, *request.disk.handed]) as talk:
             tap.hand_over()
             return await _Test(Qmp(talk), tap, request, parts, on_progress).run()
 
 
-def _handed(disk: Disk) -> list[int]:
-    return [] if disk.descriptor is None else [disk.descriptor]
-
-
-async def _make_overlay(place: Workplace, size: int) -> Path:
+async def _make_overlay(place: Workplace, size: int) -> str:
     """An empty image for the guest's writes. It names no backing file: the command line connects them."""
-    overlay = place.scratch / "overlay.qcow2"
-    argv = [PROGRAM, "create", "-q", "-f", "qcow2", "--", f"file:{overlay}", str(size)]
+    argv = [PROGRAM, "create", "-q", "-f", "qcow2", "--", f"file:{_OVERLAY}", str(size)]
     await place.tools.run(argv, timeout=METADATA_SECONDS)
-    return overlay
+    return _OVERLAY
 
 
 class _Test:
@@ -184,7 +180,7 @@ class _Test:
             raise OperationFailed(ErrorCode.TOOL_FAILED, f"qemu: the machine stopped: {state}")
 
     def _look_at_writes(self) -> None:
-        if self._parts.overlay.stat().st_blocks * 512 > MAX_WRITTEN_BYTES:
+        if self._tap.path.with_name(self._parts.overlay).stat().st_blocks * 512 > MAX_WRITTEN_BYTES:
             words = f"the guest wrote more than {MAX_WRITTEN_BYTES} bytes while it booted"
             self._ended = ("endless-writes", words)
 
@@ -207,7 +203,7 @@ class _Test:
         for name, options in _SCREENS:
             path = self._tap.path.with_name(name)
             try:
-                await self._qmp.execute("screendump", filename=str(path), **options)
+                await self._qmp.execute("screendump", filename=name, **options)
             except OperationFailed:
                 continue
             return path if path.is_file() else None

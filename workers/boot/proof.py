@@ -24,7 +24,7 @@ async def prove_boot(
     `boot` raises.
     """
     verdict = await try_boot(job, place, disk, wanted)
-    await require_boots(job, verdict)
+    await require_boots(job, place, verdict)
     return verdict
 
 
@@ -40,11 +40,11 @@ async def try_boot(
     return verdict
 
 
-async def require_boots(job: JobContext, verdict: BootVerdict) -> None:
+async def require_boots(job: JobContext, place: Workplace, verdict: BootVerdict) -> None:
     """Raise BOOT_FAILED for a disk that does not come up, after keeping the evidence."""
     if verdict.boots:
         return
-    details = facts(verdict) | await _evidence(job, verdict)
+    details = facts(verdict) | await _evidence(job, place, verdict)
     message = f"the disk does not boot ({verdict.stage}): {verdict.detail}"
     raise OperationFailed(ErrorCode.BOOT_FAILED, message, **details)
 
@@ -67,11 +67,11 @@ def named_files(verdict: BootVerdict) -> dict[str, Path]:
     return {kind: path for kind, path in found.items() if path is not None}
 
 
-async def _evidence(job: JobContext, verdict: BootVerdict) -> dict[str, Any]:
+async def _evidence(job: JobContext, place: Workplace, verdict: BootVerdict) -> dict[str, Any]:
     targets = {
         kind: StagedFile(path, evidence_path(job.output_path, job.job_id, job.attempt, path.name))
         for kind, path in named_files(verdict).items()
     }
-    kept = await keep_evidence(tuple(targets.values()))
+    kept = await keep_evidence(place.output, tuple(targets.values()))
     paths = {kind: str(file.target) if file.target in kept else None for kind, file in targets.items()}
     return {**paths, "console_tail": list(verdict.tail)}

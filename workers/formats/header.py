@@ -12,23 +12,34 @@ SECTOR = 512
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """Why an image must not be given to a tool, or cannot be whole."""
+    """Why an image must not be given to a tool, or cannot be whole.
+
+    `unless` is the parameter by which a job may allow it all the same.
+    """
 
     code: ErrorCode
     reason: str
+    unless: str | None = None
+
+    @property
+    def words(self) -> str:
+        """The reason, with the way out if there is one."""
+        return self.reason if self.unless is None else f"{self.reason} (parameters.{self.unless} allows it)"
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
     """The facts of an image's header, read without any tool.
 
     `virtual_size` is in bytes, None if only a tool can tell. `backing` is the name of the file that
-    the image builds on. `extents` are the names of further files that hold its content.
+    the image builds on, and `backing_format` what it says of that file's format, as qemu calls formats.
+    `extents` are the names of further files that hold its content.
     """
 
     format: ImageFormat
     variant: str | None = None
     virtual_size: int | None = None
     backing: str | None = None
+    backing_format: str | None = None
     extents: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -67,9 +78,9 @@ class ImageBytes:
         return os.pread(self._descriptor, min(length, self.size - offset), self._start + offset)
 
 
-def unsafe(reason: str) -> Finding:
-    """The finding for an image that no tool may open."""
-    return Finding(ErrorCode.IMAGE_UNSAFE, reason)
+def unsafe(reason: str, unless: str | None = None) -> Finding:
+    """The finding for an image that no tool may open, unless the job allows it by that parameter."""
+    return Finding(ErrorCode.IMAGE_UNSAFE, reason, unless)
 
 
 def corrupt(reason: str) -> Finding:

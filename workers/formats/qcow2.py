@@ -8,6 +8,7 @@ _MAGIC = b"QFI\xfb"
 _FIELDS = struct.Struct(">QIIQIIQQIIQ")
 _CORRUPT, _EXTERNAL_DATA = 1 << 1, 1 << 2
 _DATA_FILE_EXTENSION = 0x44415441
+_BACKING_FORMAT_EXTENSION = 0xE2792ACA
 _MAX_EXTENSIONS = 64
 _MIN_HEAD = {2: 72, 3: 104}
 _WITH_FEATURES = {3}
@@ -37,18 +38,21 @@ def _header(image: ImageBytes, head: bytes, version: int) -> Header:
     features = int.from_bytes(head[72:80], "big") if version in _WITH_FEATURES else 0
     name = image.at(backing_at, min(backing_length, 1023)).decode("utf-8", "replace")
     backing = name if backing_at else None
-    warnings = [f"{snapshots} internal snapshots are not carried over"] if snapshots else []
+    extensions = _extensions(head)
     return Header(
         format="qcow2",
         variant=f"version {version}",
         virtual_size=size,
         backing=backing,
+        backing_format=extensions.get(_BACKING_FORMAT_EXTENSION, b"").decode("ascii", "replace") or None,
         findings=(
-            *_unsafe(backing_at, backing, crypt, features, head),
+            *_unsafe(
+                backing, crypt, external=bool(features & _EXTERNAL_DATA or _DATA_FILE_EXTENSION in extensions)
+            ),
+            *_snapshots(snapshots),
             *_beyond_reason(8 * l1_size),
             *_corrupt(features, cluster_bits, l1_at + 8 * l1_size, image.size),
         ),
-        warnings=tuple(warnings),
         facts={
             "cluster_size": 1 << cluster_bits if cluster_bits in _CLUSTER_BITS else None,
             "snapshots": snapshots,
@@ -56,15 +60,21 @@ def _header(image: ImageBytes, head: bytes, version: int) -> Header:
     )
 
 
-def _unsafe(backing_at: int, backing: str | None, crypt: int, features: int, head: bytes) -> list[Finding]:
+def _unsafe(backing: str | None, crypt: int, *, external: bool) -> list[Finding]:
     found = []
-    if backing_at:
-        found.append(unsafe(f"it builds on a backing file: {backing!r}"))
-    if features & _EXTERNAL_DATA or _DATA_FILE_EXTENSION in _extensions(head):
+    if backing is not None:
+        found.append(unsafe(f"it builds on a backing file: {backing!r}", "allow_backing_chain"))
+    if external:
         found.append(unsafe("its data is in an external data file"))
     if crypt:
         found.append(unsafe(f"it is encrypted ({_ENCRYPTION.get(crypt, 'unknown method')})"))
     return found
+
+
+def _snapshots(count: int) -> list[Finding]:
+    """Only the state that is active now is read: who relies on the others must not lose them unasked."""
+    words = f"it holds {count} internal snapshots, which would not be carried over"
+    return [unsafe(words, "allow_snapshots")] if count else []
 
 
 def _beyond_reason(l1_bytes: int) -> list[Finding]:
@@ -84,17 +94,17 @@ def _corrupt(features: int, cluster_bits: int, tables_end: int, size: int) -> li
     return found
 
 
-def _extensions(head: bytes) -> set[int]:
-    """The types of the header extensions that fit into the first 4 KiB."""
+def _extensions(head: bytes) -> dict[int, bytes]:
+    """The header extensions that fit into the first 4 KiB, by their types."""
     at = _extensions_at(head)
-    kinds: set[int] = set()
-    while at + 8 <= len(head) and len(kinds) < _MAX_EXTENSIONS:
+    found: dict[int, bytes] = {}
+    while at + 8 <= len(head) and len(found) < _MAX_EXTENSIONS:
         kind, length = struct.unpack_from(">II", head, at)
         if kind == 0:
             break
-        kinds.add(kind)
+        found[kind] = head[at + 8 : at + 8 + length]
         at += 8 + (length + 7) // 8 * 8
-    return kinds
+    return found
 
 
 def _extensions_at(head: bytes) -> int:

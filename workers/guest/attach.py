@@ -12,6 +12,7 @@ import msgspec
 
 from h2kbus.errors import ErrorCode, OperationFailed
 from workers.guest.rescue import Rescue, greeting
+from workers.links import holding, linked
 from workers.qemu import Disk
 from workers.workplace import Workplace
 
@@ -21,6 +22,10 @@ GUESTFS: Final = "guestfs"
 READY_SECONDS: Final = 300.0
 """The first appliance on a host is built before it starts, which takes a minute under emulation."""
 
+MAX_BACKING_NAME: Final = 1023
+"""The longest name of a backing file that a qcow2 header holds, in bytes."""
+
+_LAYER: Final = "layer.qcow2"
 MEMORY_MB: Final = 1280
 SYSTEM_PYTHON: Final = "/usr/bin/python3"
 _APPLIANCE: Final = Path(__file__).parent / "appliance.py"
@@ -37,18 +42,21 @@ async def open_rescue(
     processes are gone, and what it kept in the scratch directory goes with that.
     """
     settings = {
-        "path": str(disk.path),
+        "path": disk.file,
         "format": disk.driver,
         "read_only": read_only,
         "accelerated": accelerated,
         "memory_mb": MEMORY_MB,
     }
-    argv = [SYSTEM_PYTHON, "-I", str(_APPLIANCE), msgspec.json.encode(settings).decode()]
-    async with place.tools.converse(argv, environment=_environment(place.scratch)) as conversation:
-        hello = await greeting(conversation, READY_SECONDS)
-        rescue = Rescue(conversation, place.log, hello)
-        place.log.line(f"the disk is attached: {rescue.tool}, {rescue.device}")
-        yield rescue
+    program = [SYSTEM_PYTHON, "-I", str(_APPLIANCE), msgspec.json.encode(settings).decode()]
+    environment = _environment(place.scratch)
+    with holding(place.scratch, SYSTEM_PYTHON) as hold:
+        argv = [*hold, *program]
+        async with place.tools.converse(argv, environment=environment, pass_fds=disk.handed) as conversation:
+            hello = await greeting(conversation, READY_SECONDS)
+            rescue = Rescue(conversation, place.log, hello)
+            place.log.line(f"the disk is attached: {rescue.tool}, {rescue.device}")
+            yield rescue
 
 
 def _environment(scratch: Path) -> dict[str, str]:
@@ -61,22 +69,27 @@ def _environment(scratch: Path) -> dict[str, str]:
 async def overlay(place: Workplace, source: Disk) -> AsyncIterator[Disk]:
     """A throwaway layer over the source: what is written goes there, and the source stays as it is.
 
-    The layer names the source by its path, because the programs that open it are not handed descriptors;
-    whoever uses it looks afterwards whether the source is still the file that was checked.
+    The layer names the source by links that lead to its descriptors: programs that libguestfs starts
+    inherit none. Raises IMAGE_UNSAFE for a chain of files that is too long to be named.
     """
-    layer = Disk(path=place.scratch / "layer.qcow2", format="qcow2")
-    argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", source.driver, "-b", _by_path(source)]
-    await place.tools.run([*argv, "--", layer.name])
+    below = linked(place.scratch, source)
+    if len(below.name) > MAX_BACKING_NAME:
+        message = f"{source.path} builds on more files than a layer over it can name"
+        raise OperationFailed(ErrorCode.IMAGE_UNSAFE, message)
+    layer = Disk(
+        path=place.private.path / _LAYER,
+        inside=_LAYER,
+        format="qcow2",
+        linked=below.handed,
+        made_here=True,
+    )
+    argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", below.driver, "-b", below.name]
+    await place.tools.run([*argv, "--", layer.name], pass_fds=layer.handed)
     try:
         yield layer
     finally:
         with contextlib.suppress(OSError), anyio.CancelScope(shield=True):
-            await anyio.Path(layer.path).unlink()
-
-
-def _by_path(source: Disk) -> str:
-    named = msgspec.structs.replace(source, descriptor=None)
-    return f"json:{msgspec.json.encode(named.node).decode()}" if named.window else named.name
+            await anyio.Path(place.scratch / _LAYER).unlink()
 
 
 def require_guestfs(capabilities: frozenset[str]) -> None:

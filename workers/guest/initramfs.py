@@ -155,7 +155,7 @@ def _unpack_by(opened: Callable[[Path], Any], packed: Path, target: Path) -> Non
 
 async def _unpack_with(tools: ToolRunner, argv: tuple[str, ...], packed: Path, target: Path) -> None:
     limits = ToolLimits(file_size_bytes=MAX_BYTES, cpu_seconds=120)
-    order = [str(target), str(packed)] if argv[-1] == "-o" else [str(packed), str(target)]
+    order = [target.name, packed.name] if argv[-1] == "-o" else [packed.name, target.name]
     try:
         await tools.run([*argv, *order], limits=limits)
     except OperationFailed as error:

@@ -15,6 +15,7 @@ BOOT_DRIVERS: Final = ("virtio_pci", "virtio_blk")
 
 _IMAGE: Final = re.compile(r"(?:vmlinuz|vmlinux|Image|kernel)-(?P<version>[A-Za-z0-9][\w.+~-]*)")
 _INITRAMFS: Final = ("initrd.img-{version}", "initramfs-{version}.img", "initrd-{version}")
+_COPY: Final = "initramfs"
 _RESCUE: Final = "-rescue-"
 _MODULES_AT: Final = ("/lib/modules", "/usr/lib/modules")
 
@@ -63,9 +64,8 @@ async def _kernel(
     built_in = await _built_in(rescue, modules) if modules else frozenset()
     inside: frozenset[str] | None = frozenset()
     if initramfs:
-        copy = tools.scratch / "initramfs"
-        await rescue.download(f"/boot/{initramfs}", copy)
-        inside = await modules_in(copy, tools)
+        await rescue.download(f"/boot/{initramfs}", _COPY)
+        inside = await modules_in(tools.scratch / _COPY, tools)
     return Kernel(
         version=version,
         image=f"/boot/{image}",

@@ -6,7 +6,7 @@ of JSON.
 
 import base64
 from collections.abc import Collection, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 import anyio
@@ -133,9 +133,9 @@ class Rescue:
         self._log.line(f"rescue: rename {path} to {to}")
         await self._ask(CALL_SECONDS, do="rename", path=path, to=to)
 
-    async def download(self, path: str, to: Path) -> None:
-        """Copy a guest's file to a file of the worker."""
-        await self._ask(TOOL_SECONDS, do="download", path=path, to=str(to))
+    async def download(self, path: str, to: str) -> None:
+        """Copy a guest's file to a file in the scratch directory, by its name there."""
+        await self._ask(TOOL_SECONDS, do="download", path=path, to=to)
 
     async def read_device(self, device: str, offset: int, length: int) -> bytes:
         """A range of a block device, in bytes; less where it ends."""

@@ -11,7 +11,7 @@ from workers.boot.command import PROGRAM as EMULATOR
 from workers.boot.proof import facts, named_files, require_boots, try_boot
 from workers.boot.request import BootVerdict
 from workers.context import JobContext, OperationResult
-from workers.image import CheckedImage, open_image
+from workers.image import CheckedImage, open_job_image
 from workers.outputs import intermediate_path, report_path, require_free
 from workers.qemu import PROGRAM, ImageInfo, QemuImg
 from workers.workplace import Workplace
@@ -37,7 +37,7 @@ class BootTest:
                 info = await work.probe(image)
                 verdict = await work.boot(image)
                 image.require_unchanged()
-            await require_boots(job, verdict)
+            await require_boots(job, place, verdict)
             return await work.publish(image, info, verdict)
 
 
@@ -54,10 +54,10 @@ class _BootTest:
     def require_free_names(self) -> None:
         output_path, job_id = self._job.output_path, self._job.job_id
         kept = [intermediate_path(output_path, job_id, each) for each in _PUBLISHED]
-        require_free(report_path(output_path, job_id), *kept)
+        require_free(self._place.output, report_path(output_path, job_id), *kept)
 
     def open_image(self) -> AbstractAsyncContextManager[CheckedImage]:
-        return open_image(self._job.spec.image, self._account.on_checksum, member=self._parameters.disk)
+        return open_job_image(self._job, self._place, self._account.on_checksum)
 
     async def probe(self, image: CheckedImage) -> ImageInfo:
         info, _ = await image.examine(self._qemu)

@@ -11,7 +11,7 @@ from h2kbus.errors import ErrorCode, OperationFailed
 from subjects.builtin import ConvertParameters
 from workers.account import Account
 from workers.context import JobContext, OperationResult
-from workers.image import CheckedImage, open_image
+from workers.image import CheckedImage, open_job_image
 from workers.outputs import free_bytes, require_free
 from workers.qemu import PROGRAM, Disk, ImageInfo, QemuImg
 from workers.result_image import ResultImage
@@ -32,13 +32,14 @@ class Convert:
         """
         async with job.workplace() as place:
             work = _Conversion(job, place)
-            require_free(*work.result.names)
+            require_free(place.output, *work.result.names)
             job.report.enter("probe", "reading the image's header")
             async with work.open_image() as image:
                 image.require_sound()
                 await work.probe(image)
                 await work.convert(image.disk)
                 await work.prove(image.disk)
+                image.require_unchanged()
                 await work.result.boot()
                 image.require_unchanged()
             return await work.publish(image)
@@ -58,7 +59,7 @@ class _Conversion:
         self.result = ResultImage(job, place, self._qemu, self._account)
 
     def open_image(self) -> AbstractAsyncContextManager[CheckedImage]:
-        return open_image(self._job.spec.image, self._account.on_checksum, member=self._parameters.disk)
+        return open_job_image(self._job, self._place, self._account.on_checksum)
 
     async def probe(self, image: CheckedImage) -> None:
         """Learn the source's size, and warn if the result may not fit."""
@@ -98,7 +99,7 @@ class _Conversion:
                 "source_format": image.format,
                 "output_format": self.result.disk.format,
                 "virtual_size": self._known_output.virtual_size,
-                "output_bytes": self.result.disk.path.stat().st_size,
+                "output_bytes": self.result.file.stat().st_size,
                 "actions": self._account.outcomes,
                 **self.result.booted,
             },

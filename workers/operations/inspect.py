@@ -9,12 +9,11 @@ from typing import Any
 import msgspec
 
 from h2kbus.errors import OperationFailed
-from subjects.builtin import InspectParameters
 from workers.account import Account
 from workers.context import JobContext, OperationResult
-from workers.formats import FORMATS
+from workers.formats import FORMATS, Header
 from workers.guest.attach import GUESTFS, open_rescue, overlay
-from workers.image import CheckedImage, open_image
+from workers.image import CheckedImage, open_job_image
 from workers.outputs import report_path, require_free
 from workers.partitions import FILESYSTEM_BYTES, PartitionTable, filesystem_of, read_table
 from workers.qemu import PROGRAM, Disk, QemuImg
@@ -39,7 +38,7 @@ class Inspect:
         """
         async with job.workplace() as place:
             work = _Inspection(job, place)
-            require_free(report_path(job.output_path, job.job_id))
+            require_free(place.output, report_path(job.output_path, job.job_id))
             job.report.enter("probe", "reading the image's header")
             async with work.open_image() as image:
                 work.take_header(image)
@@ -67,19 +66,19 @@ class _Inspection:
         self.refused = False
 
     def open_image(self) -> AbstractAsyncContextManager[CheckedImage]:
-        parameters: InspectParameters = self._job.parameters
-        return open_image(self._job.spec.image, self._account.on_checksum, member=parameters.disk)
+        return open_job_image(self._job, self._place, self._account.on_checksum)
 
     def take_header(self, image: CheckedImage) -> None:
         """Take over what the header says, the backing file's name included; no tool has run yet."""
         header = image.header
-        findings = [{"code": each.code, "reason": each.reason} for each in image.findings]
+        findings = [{"code": each.code, "reason": each.words} for each in image.findings]
         self._facts |= {
             "format": image.format,
             "variant": header.variant,
             "file_bytes": image.size,
             "virtual_size": header.virtual_size,
-            "backing_chain": [header.backing] if header.backing else [],
+            "backing_chain": [str(each.file.path) for each in image.chain] or _named(header),
+            "allowed": [each.reason for each in image.allowed],
             "extents": list(header.extents),
             "header": header.facts,
             "sha256": image.checksum,
@@ -196,6 +195,10 @@ class _Inspection:
             summary["boots_on_kvm"] = self._verdict.boots
             summary["verdict"] = self._verdict.sentence[:_MAX_SENTENCE]
         return summary
+
+
+def _named(header: Header) -> list[str]:
+    return [header.backing] if header.backing else []
 
 
 class _Content:

@@ -15,7 +15,7 @@ from workers.context import JobContext, OperationResult
 from workers.guest.attach import GUESTFS, open_rescue, overlay, require_guestfs
 from workers.guest.rescue import Rescue
 from workers.guest.systems import mount, search, the_root
-from workers.image import CheckedImage, open_image
+from workers.image import CheckedImage, open_job_image
 from workers.outputs import require_free
 from workers.qemu import PROGRAM, Disk, ImageInfo, QemuImg
 from workers.repairs.case import Case
@@ -38,7 +38,7 @@ class Repair:
         """
         async with job.workplace() as place:
             work = _Mending(job, place)
-            require_free(*work.result.names)
+            require_free(place.output, *work.result.names)
             job.report.enter("probe", "reading the image's header")
             async with work.open_image() as image:
                 image.require_sound()
@@ -47,6 +47,7 @@ class Repair:
                     await work.repair(layer)
                     await work.convert_windows(layer)
                     await work.write(layer)
+                image.require_unchanged()
                 await work.result.boot()
                 image.require_unchanged()
             return await work.publish(image)
@@ -70,7 +71,7 @@ class _Mending:
         self.result = ResultImage(job, place, self._qemu, self._account)
 
     def open_image(self) -> AbstractAsyncContextManager[CheckedImage]:
-        return open_image(self._job.spec.image, self._account.on_checksum, member=self._parameters.disk)
+        return open_job_image(self._job, self._place, self._account.on_checksum)
 
     async def probe(self, image: CheckedImage) -> None:
         self._source, self._account.kept["source-info.json"] = await image.examine(self._qemu)

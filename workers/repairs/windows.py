@@ -8,8 +8,10 @@ from typing import Final
 import msgspec
 
 from h2kbus.errors import ErrorCode, OperationFailed
+from workers.guest.attach import SYSTEM_PYTHON
 from workers.guest.rescue import Rescue
 from workers.joblog import printable
+from workers.links import holding
 from workers.qemu import Disk
 from workers.workplace import Workplace
 
@@ -62,11 +64,17 @@ async def convert_windows(place: Workplace, layer: Disk, *, accelerated: bool, o
         if match := _STAGE.match(line):
             on_stage(printable(match["words"])[:200])
 
-    argv = [PROGRAM, "-i", "disk", "-if", layer.driver, "--root", "single", str(layer.path)]
+    program = [PROGRAM, "-i", "disk", "-if", layer.driver, "--root", "single", layer.file]
     environment = _environment(place, accelerated=accelerated)
-    output = await place.tools.run(
-        argv, accept=(0, 1, 2), on_output=hear, timeout=SECONDS, environment=environment
-    )
+    with holding(place.scratch, SYSTEM_PYTHON) as hold:
+        output = await place.tools.run(
+            [*hold, *program],
+            accept=(0, 1, 2),
+            on_output=hear,
+            timeout=SECONDS,
+            environment=environment,
+            pass_fds=layer.handed,
+        )
     if output.status:
         match = _ERROR.search(output.stderr)
         words = printable(match["words"])[:500] if match else output.last_words

@@ -35,7 +35,7 @@ async def bare_rate(bus: Bus, settings: ConnectionSettings, jobs: int, slots: in
         topology.lane_consumer(POOL, "any", 5), priority_groups=msgspec.UNSET, priority_policy=msgspec.UNSET
     )
     await ensure_consumer(bus.connection, topology.jobs_stream, consumer)
-    client: Client = await nats.connect(settings.url)
+    client: Client = await nats.connect(settings.url, token=settings.token)
     try:
         loop = _Loop(client.jetstream(), topology, [f"bare-{run}-{number}" for number in range(jobs)])
         began = time.perf_counter()

@@ -41,7 +41,7 @@ async def running_fleet(*, sync_always: bool) -> AsyncIterator[Fleet]:
     with tempfile.TemporaryDirectory(prefix="h2kbus-bench-") as directory:
         place = Path(directory)
         async with embedded_server(place / "bus", 0, sync_always=sync_always) as server:
-            settings = ConnectionSettings(url=server.url, root=f"bench-{secrets.token_hex(3)}.v1")
+            settings = server.settings(f"bench-{secrets.token_hex(3)}.v1")
             with (
                 _process("scheduler", settings, place),
                 _process("worker", settings, place, "--slots", str(SLOTS)) as worker,
@@ -56,7 +56,8 @@ def _process(
     role: str, settings: ConnectionSettings, place: Path, *more: str
 ) -> Iterator["subprocess.Popen[bytes]"]:
     argv = [sys.executable, "-m", "h2kbus", role, "--operations", NOOP, *more]
-    environment = {**os.environ, "H2KBUS_URL": settings.url, "H2KBUS_ROOT": settings.root}
+    reached = {"URL": settings.url, "TOKEN": settings.token or "", "ROOT": settings.root}
+    environment = {**os.environ, **{f"H2KBUS_{name}": value for name, value in reached.items()}}
     with (place / f"{role}.log").open("wb") as log:
         process = subprocess.Popen(argv, env=environment, stdout=log, stderr=log, cwd=place)
     try:

@@ -1,0 +1,130 @@
+"""Lets in what a submitter's quota allows, and refuses the rest before anything is written of it.
+
+A refused command is gone: it makes no record and no dead letter, so that a flood fills nothing. Its
+submitter finds the reason under one key, which is written once a second at the most.
+"""
+
+import datetime as dt
+import logging
+import time
+from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
+from typing import Final
+
+import anyio
+
+from h2kbus.connection import Connection
+from h2kbus.errors import BusError
+from h2kbus.quotas import Quotas, read_quotas
+from h2kbus.store import JobStore
+from scheduler.stock import Stocks
+from subjects.codec import encode
+from subjects.commands import Verb
+from subjects.quota import RATE_SECONDS, Allowance, Quota, Refusal, excess
+from subjects.record import JobRecord
+from subjects.topology import Topology
+
+log = logging.getLogger("h2kbus.scheduler")
+
+PAUSE_SECONDS: Final = 1.0
+TELL_SECONDS: Final = 1.0
+REMEMBERED: Final = 50_000
+"""How many submitters' rates are remembered; more names than that are of somebody who makes them up."""
+
+
+class Gate:
+    """The quotas of one fleet, as one scheduler holds them. Without any, nothing is counted."""
+
+    def __init__(self, connection: Connection, topology: Topology, store: JobStore, name: str) -> None:
+        self._connection = connection
+        self._topology = topology
+        self._name = name
+        self._quotas = Quotas()
+        self._stocks = Stocks(store)
+        self._allowances: dict[tuple[str, bool], Allowance] = {}
+        self._refused: Counter[str] = Counter()
+        self._told: dict[str, float] = {}
+
+    async def run(self) -> None:
+        """Keep up with what operators set and what submitters have, until cancelled."""
+        while True:
+            try:
+                await self.refresh()
+            except BusError as error:
+                log.warning("quotas and what counts against them are not up to date: %s", error)
+            await anyio.sleep(PAUSE_SECONDS)
+
+    async def refresh(self) -> None:
+        """Learn what has changed. Raises BusError."""
+        quotas = await read_quotas(self._connection, self._topology)
+        if not quotas.by_name:
+            self._stocks.clear()
+        elif not self._quotas.by_name:
+            # Quotas hold once everything has been counted that was there before them.
+            while not await self._stocks.refresh():
+                pass
+        else:
+            await self._stocks.refresh()
+        self._quotas = quotas
+        self._forget_the_idle(time.monotonic())
+
+    def objection(self, submitter: str, verb: str, size: int, *, again: bool = False) -> str | None:
+        """Why a command of so many bytes is refused, in words; None when it may be carried out.
+
+        Each call that finds nothing uses up one of the submitter's rate, unless the command comes `again`.
+        """
+        quota = self._quotas.of(submitter)
+        if quota is None:
+            return None
+        cancels = verb == Verb.CANCEL
+        too_much = None if cancels else excess(quota, self._stocks.of(submitter), size)
+        return too_much or (None if again else self._too_fast(submitter, quota, cancels=cancels))
+
+    def under_way(self, submitter: str, verb: str, size: int) -> AbstractContextManager[None]:
+        """Count a job while it is made."""
+        counts = self._quotas.by_name and verb != Verb.CANCEL
+        return self._stocks.under_way(submitter, size) if counts else nullcontext()
+
+    def made(self, record: JobRecord) -> None:
+        """Count a job that this scheduler has just made."""
+        if self._quotas.by_name:
+            self._stocks.note(record)
+
+    async def tell(self, submitter: str, reason: str) -> None:
+        """Leave word of a refusal where its submitter looks. Raises BusError."""
+        self._refused[submitter] += 1
+        now = time.monotonic()
+        if now - self._told.get(submitter, float("-inf")) < TELL_SECONDS:
+            return
+        refusal = Refusal(
+            reason=f"{submitter}: {reason}",
+            refused=self._refused[submitter],
+            by=self._name,
+            at=dt.datetime.now(dt.UTC),
+        )
+        # Those that are refused meanwhile need no word of their own.
+        self._told[submitter] = now
+        try:
+            await self._connection.publish(self._topology.refusal_subject(submitter), encode(refusal))
+        except BusError:
+            self._told.pop(submitter, None)
+            raise
+        log.warning("commands of %s are refused: %s", submitter, reason)
+
+    def _too_fast(self, submitter: str, quota: Quota, *, cancels: bool) -> str | None:
+        if quota.rate is None:
+            return None
+        now, key = time.monotonic(), (submitter, cancels)
+        allowance = self._allowances.get(key)
+        if allowance is None:
+            if len(self._allowances) >= REMEMBERED:
+                self._allowances.clear()
+            allowance = self._allowances[key] = Allowance(quota.rate, now)
+        return None if allowance.take(quota.rate, now) else f"{quota.rate:g} commands a second are allowed"
+
+    def _forget_the_idle(self, now: float) -> None:
+        idle = [key for key, allowance in self._allowances.items() if allowance.is_idle(now)]
+        for key in idle:
+            del self._allowances[key]
+        for name in [name for name, told in self._told.items() if now - told > RATE_SECONDS]:
+            del self._told[name], self._refused[name]
