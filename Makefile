@@ -9,7 +9,7 @@ LOCK = $(BIN)/uv --no-config pip compile --quiet --universal --python-version 3.
 	--custom-compile-command "make lock" --no-emit-index-url $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-guests test-container test-fleet fast lint bench chaos lock clean
+.PHONY: help demo test test-guests test-container test-fleet fast lint bench chaos fuzz audit sbom lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,17 @@ bench: $(READY) ## Measure the bus beside a bare loop; ARGS="--only pipeline" ru
 
 chaos: $(READY) ## Run the long fault campaign; ARGS="--seed 7" chooses another one
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+fuzz: $(READY) ## Put mutated images through inspect and convert; ARGS="--mutants 500 --seed 9"
+	$(BIN)/python -m tests.security.fuzz $(ARGS)
+
+audit: $(READY) ## Ask the advisory service about every locked package
+	$(BIN)/python .ci/audit.py requirements/build.lock requirements/dev.lock
+
+sbom: $(READY) ## Write dist/h2kbus.cdx.json: what an installation of h2kbus is made of (CycloneDX)
+	mkdir -p dist
+	$(BIN)/cyclonedx-py requirements --output-reproducible --pyproject pyproject.toml --mc-type application \
+		--of JSON --output-file dist/h2kbus.cdx.json requirements/runtime.lock
 
 lock: $(READY) ## Write the lock files again; UPGRADE=1 takes the newest versions
 	$(LOCK) --group build --output-file requirements/build.lock

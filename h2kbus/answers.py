@@ -1,6 +1,7 @@
 """What the server's answers mean: acknowledgements, stored messages, and JetStream's numeric errors."""
 
-from typing import Final
+import re
+from typing import Any, Final
 
 import msgspec
 from nats.aio.msg import Msg
@@ -12,6 +13,7 @@ _CONFLICTS: Final = frozenset({10071, 10164})
 # The server could not store a message: the stream is full, or the subject has its one message already.
 _STORE_FAILED: Final = 10077
 _PER_SUBJECT: Final = "per subject"
+_SEQUENCE: Final = re.compile(r"[0-9]{1,20}")
 _FULL: Final = frozenset({10002, 10023, 10047, 10077, 10122, 10167})
 
 
@@ -41,6 +43,9 @@ class Stored(msgspec.Struct, frozen=True):
 
 
 _ACK: Final = msgspec.json.Decoder(PubAck)
+_REPLY: Final = msgspec.json.Decoder(dict[str, Any])
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for what is no JSON, not UTF-8, or nested deeper than a stack goes."""
 
 
 def error_of(problem: ApiError, subject: str) -> BusError:
@@ -59,10 +64,29 @@ def sequence_of(subject: str, answer: Msg) -> int:
     """The sequence under which a publish was stored; raises what the server said instead."""
     if not answer.data:
         raise NotProvisioned(f"this server has no stream for {subject}")
-    ack = _ACK.decode(answer.data)
+    try:
+        ack = _ACK.decode(answer.data)
+    except _UNREADABLE as error:
+        raise BusError(f"the answer to {subject} cannot be read: {error}") from None
     if ack.error is not None:
         raise error_of(ack.error, subject)
     return ack.seq
+
+
+def reply_of(name: str, answer: Msg) -> dict[str, Any]:
+    """What the JetStream API said to a call, its errors included. Raises BusError for what is no answer."""
+    try:
+        return _REPLY.decode(answer.data)
+    except _UNREADABLE as error:
+        raise BusError(f"the answer to {name} cannot be read: {error}") from None
+
+
+def problem_of(name: str, reply: dict[str, Any]) -> ApiError | None:
+    """The error in what the JetStream API said, if there is one. Raises BusError like `reply_of`."""
+    try:
+        return msgspec.convert(reply["error"], ApiError) if "error" in reply else None
+    except msgspec.ValidationError as error:
+        raise BusError(f"the answer to {name} cannot be read: {error}") from None
 
 
 def outcome_of(subject: str, answer: Msg | BusError) -> int | BusError:
@@ -89,11 +113,14 @@ def found_in(stream: str, answer: Msg) -> Stored | None:
 
 
 def stored(message: Msg) -> Stored:
-    """Read a direct get's answer."""
+    """Read a direct get's answer. Raises BusError for one without a number."""
     headers = message.headers or {}
+    sequence = headers.get("Nats-Sequence", "0")
+    if not _SEQUENCE.fullmatch(sequence):
+        raise BusError(f"a stored message has the sequence {sequence[:40]!r}")
     return Stored(
         headers.get("Nats-Subject", ""),
-        int(headers.get("Nats-Sequence", 0)),
+        int(sequence),
         message.data,
         headers.get("Nats-Time-Stamp", ""),
     )

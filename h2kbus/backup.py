@@ -15,7 +15,15 @@ from nats.aio.msg import Msg
 
 from h2kbus.answers import ApiError, error_of
 from h2kbus.connection import CLOSE_SECONDS, Connection
-from h2kbus.errors import BusError, BusTimeout, ContractConflict, NotProvisioned, SettingsError
+from h2kbus.errors import (
+    BusError,
+    BusTimeout,
+    ContractConflict,
+    InvalidMessage,
+    NotProvisioned,
+    SettingsError,
+)
+from subjects.codec import decode
 from subjects.topology import Topology
 
 CHUNK_BYTES: Final = 128 * 1024
@@ -35,6 +43,22 @@ class StoredStream(msgspec.Struct, frozen=True, kw_only=True):
     messages: int
     consumers: int
     size_bytes: int
+
+
+class _Config(msgspec.Struct, frozen=True):
+    name: str
+
+
+class _State(msgspec.Struct, frozen=True):
+    messages: int
+    consumer_count: int = 0
+
+
+class _Description(msgspec.Struct, frozen=True):
+    """What is needed of a stream's description; the server reads the rest."""
+
+    config: _Config
+    state: _State
 
 
 async def back_up(connection: Connection, topology: Topology, directory: Path) -> AsyncIterator[StoredStream]:
@@ -119,12 +143,13 @@ async def restore(
 
 def _described(place: Path) -> dict[str, Any]:
     try:
-        described: dict[str, Any] = msgspec.json.decode((place / _DESCRIPTION).read_bytes())
-        if not (place / _CONTENT).is_file() or described["config"]["name"] != place.name:
+        content = (place / _DESCRIPTION).read_bytes()
+        name, described = decode(_Description, content).config.name, decode(dict[str, Any], content)
+        if not (place / _CONTENT).is_file() or name != place.name:
             raise SettingsError(f"{place} is no whole backup of a stream")
     except OSError as error:
         raise SettingsError(f"{place}: {error.strerror}; the backup of another root?") from None
-    except (msgspec.DecodeError, KeyError, TypeError):
+    except InvalidMessage:
         raise SettingsError(f"{place / _DESCRIPTION} does not describe a stream") from None
     return described
 

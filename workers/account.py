@@ -7,6 +7,7 @@ from typing import Any
 
 from subjects.result import Outputs
 from workers.context import JobContext, OperationResult
+from workers.joblog import encodable
 from workers.outputs import StagedFile, intermediate_path, report_path
 from workers.report import ActionNotes, Report, write_report
 from workers.workplace import Workplace, stage_intermediates
@@ -66,8 +67,8 @@ class Account:
             outputs=outputs,
             disk_read_bytes=tools.read_bytes,
             disk_write_bytes=tools.written_bytes,
-            warnings=tuple(self.warnings),
-            summary=summary,
+            warnings=tuple(encodable(self.warnings)),
+            summary=encodable(summary),
         )
         return await self._job.publish([*images, report, *intermediates], result)
 

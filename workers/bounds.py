@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from subjects.codec import encode
 from subjects.spec import MAX_PARAMETER_DEPTH, is_deeper
+from workers.joblog import encodable
 
 MAX_WORDS: Final = 2000
 """Characters of one sentence."""
@@ -14,7 +15,8 @@ MAX_FACTS_BYTES: Final = 64 * 1024
 
 
 def words(text: str) -> str:
-    """A sentence of a bounded length."""
+    """A sentence of a bounded length, in characters that UTF-8 can hold."""
+    text = str(encodable(text))
     return text if len(text) <= MAX_WORDS else f"{text[:MAX_WORDS]}..."
 
 
@@ -29,6 +31,7 @@ def facts(found: dict[str, Any]) -> dict[str, Any]:
     """What was found out, unless no reader would take the record with it."""
     if is_deeper(found, MAX_PARAMETER_DEPTH):
         return {"dropped": f"nested deeper than {MAX_PARAMETER_DEPTH} levels"}
-    if len(encode(found)) > MAX_FACTS_BYTES:
+    plain: dict[str, Any] = encodable(found)
+    if len(encode(plain)) > MAX_FACTS_BYTES:
         return {"dropped": f"more than {MAX_FACTS_BYTES} bytes"}
-    return found
+    return plain

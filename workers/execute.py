@@ -20,6 +20,7 @@ from subjects.spec import JobSpec
 from subjects.states import State
 from workers import bounds
 from workers.context import JobContext, OperationResult
+from workers.joblog import encodable
 from workers.lease import HeldLease
 from workers.operations import load_runner
 from workers.outputs import StagedFile
@@ -174,7 +175,7 @@ def _defect(error: Exception, lease: HeldLease) -> JobError:
         code=ErrorCode.INTERNAL,
         message=bounds.words(f"{type(error).__name__}: {error}"),
         phase=_phase(lease),
-        stack_trace="".join(traceback.format_exception(error))[-8192:],
+        stack_trace=encodable("".join(traceback.format_exception(error))[-8192:]),
     )
 
 

@@ -4,7 +4,7 @@ import datetime as dt
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from workers.outputs import output_errors
 
@@ -71,6 +71,17 @@ class JobLog:
 def printable(text: str) -> str:
     """The text with control characters escaped, so that a tool's output cannot drive a terminal."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def encodable(value: Any) -> Any:
+    """The same plain value with text only that UTF-8 can hold: guests' files need not be text at all."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {encodable(key): encodable(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [encodable(each) for each in value]
+    return value
 
 
 def _stamped(text: str) -> bytes:

@@ -15,6 +15,7 @@ The output directory is held open meanwhile, and everything in it is reached thr
 """
 
 import contextlib
+import logging
 import os
 import re
 import shutil
@@ -25,19 +26,21 @@ from typing import Final
 import anyio
 import msgspec
 
-from h2kbus.errors import OperationFailed
+from h2kbus.errors import InvalidMessage, OperationFailed
+from subjects.codec import decode
 from workers.context import OperationResult
 from workers.outputs import (
     SCRATCH_PREFIX,
     StagedFile,
     finish_file,
     open_directory,
-    open_output,
     output_errors,
     place_file,
     sync_path,
 )
 from workers.site import Destination, OpenDirectory
+
+log = logging.getLogger("h2kbus.worker")
 
 MANIFEST: Final = "publication.json"
 _REVOKED: Final = ".revoked"
@@ -84,8 +87,7 @@ class Publication:
             await anyio.to_thread.run_sync(self._conclude, _withdraw)
 
     def _conclude(self, step: Callable[[OpenDirectory, str], None]) -> None:
-        # Whoever took the output directory away has taken what was in it.
-        with contextlib.suppress(OperationFailed), open_output(self._destination) as output:
+        for output in _present(self._destination):
             step(output, self._scratch)
 
 
@@ -168,11 +170,17 @@ def _recover(destination: Destination, job_id: str, before: int) -> Publication 
 
 
 def _present(destination: Destination) -> Iterator[OpenDirectory]:
-    """The output directory, once, if it is there: where none is, no attempt has left anything."""
+    """The output directory, once, if it is there: where none is, no attempt has left anything.
+
+    One that cannot be opened is left alone. What is in it stays until somebody looks after the host.
+    """
     with contextlib.ExitStack() as stack:
         try:
-            output = stack.enter_context(open_output(destination))
-        except OperationFailed:
+            output = stack.enter_context(destination.opened())
+        except FileNotFoundError:
+            return
+        except (OSError, OperationFailed) as error:
+            log.warning("what jobs left in %s cannot be looked at: %s", destination.path, error)
             return
         yield output
 
@@ -256,8 +264,8 @@ def _held(output: OpenDirectory, scratch: str) -> Iterator[OpenDirectory]:
 
 def _manifest(output: OpenDirectory, scratch: str) -> _Manifest | None:
     """What the attempt was about to publish; None for one that did not come so far."""
-    with contextlib.suppress(OSError, msgspec.DecodeError), _held(output, scratch) as directory:
-        return msgspec.json.decode(_read_manifest(directory), type=_Manifest)
+    with contextlib.suppress(OSError, InvalidMessage), _held(output, scratch) as directory:
+        return decode(_Manifest, _read_manifest(directory))
     return None
 
 

@@ -13,6 +13,7 @@ from workers.formats import FORMATS
 from workers.formats.header import Window
 from workers.lines import OnLine
 from workers.process import UNLIMITED, ToolLimits, ToolOutput, ToolRunner
+from workers.tool_json import tool_json
 
 PROGRAM = "qemu-img"
 OnFraction = Callable[[float], None]
@@ -25,7 +26,7 @@ METADATA_SECONDS = 120.0
 _WITH_BACKING = frozenset({"qcow2", "vmdk"})
 _RANGE = "range.raw"
 _MAX_JSON = 4 * 1024 * 1024
-_PROGRESS = re.compile(r"\(\s*([0-9.]+)/100%\)")
+_PROGRESS = re.compile(r"\(\s*([0-9]{1,3}(?:\.[0-9]{1,6})?)/100%\)")
 _DIFFERENT, _CHECK_CORRUPT, _CHECK_LEAKS, _CHECK_UNSUPPORTED = 1, 2, 3, 63
 _CHECK_VERDICTS = {
     0: "clean",
@@ -144,7 +145,7 @@ class QemuImg:
         """
         alone = msgspec.structs.replace(disk, backing=None)
         output = await self._metadata("info", [alone], "--output=json", *alone.flags(), "--", alone.name)
-        return msgspec.json.decode(output.stdout, type=ImageInfo), output.stdout
+        return tool_json(ImageInfo, output.stdout, PROGRAM), output.stdout
 
     async def opinion(self, disk: Disk) -> str:
         """Which format qemu takes the image for when it is told none, in qemu's words.
@@ -159,7 +160,7 @@ class QemuImg:
             if error.error_code is not ErrorCode.IMAGE_CORRUPT:
                 raise
             return "an image that it cannot open"
-        return msgspec.json.decode(output.stdout, type=ImageInfo).format
+        return tool_json(ImageInfo, output.stdout, PROGRAM).format
 
     async def check(self, disk: Disk) -> CheckResult:
         """Check the image's own bookkeeping. Raises TOOL_FAILED if the check cannot be done at all."""
@@ -172,7 +173,7 @@ class QemuImg:
         """At most how many bytes the converted image needs; None where qemu cannot tell."""
         argv = [PROGRAM, "measure", "--output=json", *source.flags(), "-O", FORMATS[target].qemu]
         output = await self._run([*argv, source.name], [source], accept=(0, 1))
-        return msgspec.json.decode(output.stdout, type=_Measure).required if output.status == 0 else None
+        return tool_json(_Measure, output.stdout, PROGRAM).required if output.status == 0 else None
 
     async def convert(
         self, source: Disk, target: Disk, options: Sequence[str], on_fraction: OnFraction

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from subjects.spec import JobSpec
-from workers.joblog import JobLog
+from workers.joblog import JobLog, encodable
 from workers.outputs import output_errors
 
 Outcome = Literal["applied", "not needed", "skipped", "failed"]
@@ -53,4 +53,5 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 def write_report(report: Report, path: Path) -> None:
     """Write the report as indented JSON. Raises OUTPUT_UNWRITABLE or NO_SPACE."""
     with output_errors(path):
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+        plain = encodable(msgspec.to_builtins(report))
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(plain), indent=2) + b"\n")

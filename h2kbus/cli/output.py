@@ -1,5 +1,6 @@
 """What commands print on stdout: JSON lines for programs, tables and lines for people."""
 
+import json
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -8,8 +9,8 @@ from subjects.codec import encode
 
 
 def print_json(value: Any) -> None:
-    """One object on one line, as it stands on the wire."""
-    sys.stdout.write(encode(value).decode() + "\n")
+    """One object on one line, as it stands on the wire, with what could drive a terminal escaped."""
+    sys.stdout.write(_escaped(encode(value).decode()) + "\n")
     sys.stdout.flush()
 
 
@@ -27,6 +28,13 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None
         text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         sys.stdout.write(text.rstrip() + "\n")
     sys.stdout.flush()
+
+
+def _escaped(document: str) -> str:
+    """JSON escapes the first 32 characters only; others drive terminals too, as the C1 controls do."""
+    if document.isprintable():
+        return document
+    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in document)
 
 
 def printable(text: str) -> str:

@@ -15,9 +15,10 @@ from anyio.abc import TaskStatus
 
 from h2kbus.cli.exits import say
 from h2kbus.cli.fleet import Capabilities, NoCapabilities, new_worker_id, read_switches
+from h2kbus.cli.logs import set_up_logging
 from h2kbus.cli.loop import run as run_async
 from h2kbus.cli.output import print_json
-from h2kbus.cli.services import Drain, Service, serve, set_up_logging, while_connected
+from h2kbus.cli.services import Drain, Service, serve, while_connected
 from h2kbus.cli.submit import Plugins
 from h2kbus.cli.worker_options import (
     DEFAULT_GRACE,

@@ -1,9 +1,7 @@
 """How services of this program run: side by side, until a signal drains them or their bus is gone."""
 
 import contextlib
-import logging
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
@@ -59,14 +57,3 @@ async def while_connected(connection: Connection) -> AsyncIterator[None]:
 async def _fail_when_closed(connection: Connection) -> None:
     await connection.closed.wait()
     raise BusUnreachable("the server closed the connection for good")
-
-
-def set_up_logging(verbose: bool) -> None:
-    """Log to stderr, one line each; the NATS client's own chatter only when asked for."""
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    logging.getLogger("nats").setLevel(logging.DEBUG if verbose else logging.CRITICAL)
-    logging.getLogger("asyncio").setLevel(logging.WARNING)

@@ -3,6 +3,7 @@
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import anyio
 import pytest
@@ -15,7 +16,9 @@ from h2kbus.errors import (
     ErrorCode,
     PermissionDenied,
     ServerUnfit,
+    SettingsError,
 )
+from h2kbus.handshake import client_options
 from h2kbus.settings import ConnectionSettings
 from tests.h2kbus.conftest import OwnServer
 
@@ -134,3 +137,28 @@ async def test_password_in_the_address_is_not_shown(own_server: Start) -> None:
     error = await failure(ConnectionSettings(url=url, connect_timeout_seconds=1))
     assert isinstance(error, (PermissionDenied, BusUnreachable))
     assert "wr0ng" not in str(error)
+
+
+CREDS = """-----BEGIN NATS USER JWT-----
+eyJ0eXAi.e30.c2ln
+------END NATS USER JWT------
+
+************************* IMPORTANT *************************
+-----BEGIN USER NKEY SEED-----
+SUAKYRHVIOREXV7EUZTBHUHL7NUMHPMAS7QMDU3GTIUWEI5LDNOXD43IZY
+------END USER NKEY SEED------
+"""
+
+
+def test_credentials_file_as_nats_tools_write_it_is_taken(tmp_path: Path) -> None:
+    file = tmp_path / "user.creds"
+    file.write_text(CREDS)
+    assert client_options(ConnectionSettings(creds=str(file)))["user_credentials"] == str(file)
+
+
+@pytest.mark.parametrize("content", ["", "x", CREDS.replace("SUAK", "suak"), CREDS.partition("IMPORTANT")[0]])
+def test_file_without_credentials_is_refused_by_name(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "user.creds"
+    file.write_text(content)
+    with pytest.raises(SettingsError, match=f"^creds: {file} holds no credentials of a user$"):
+        client_options(ConnectionSettings(creds=str(file)))

@@ -6,7 +6,8 @@ from typing import Any, Final
 import anyio
 import msgspec
 
-from h2kbus.errors import ErrorCode, OperationFailed
+from h2kbus.errors import ErrorCode, InvalidMessage, OperationFailed
+from subjects.codec import decode
 from workers.conversation import Conversation
 from workers.joblog import printable
 
@@ -14,6 +15,8 @@ COMMAND_SECONDS: Final = 60.0
 """How long one command may take; a host that is busy with other guests answers late."""
 
 QUIT_SECONDS: Final = 5.0
+MAX_EVENTS: Final = 10_000
+"""More than a machine has to tell before somebody listens; a guest may make it talk."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,10 +30,24 @@ class _Refusal(msgspec.Struct, frozen=True):
     desc: str = ""
 
 
+class _Numbers(msgspec.Struct, frozen=True):
+    major: int
+    minor: int
+    micro: int
+
+
+class _Version(msgspec.Struct, frozen=True):
+    qemu: _Numbers
+
+
+class _Greeting(msgspec.Struct, frozen=True):
+    version: _Version
+
+
 class _Message(msgspec.Struct, frozen=True, kw_only=True):
     """One line of QEMU: its greeting, an event, an answer or a refusal."""
 
-    greeting: dict[str, Any] | None = msgspec.field(default=None, name="QMP")
+    greeting: _Greeting | None = msgspec.field(default=None, name="QMP")
     event: str | None = None
     data: dict[str, Any] = {}
     id: int | None = None
@@ -56,8 +73,8 @@ class Qmp:
             if greeting is None:
                 raise _failed("it greets in an unknown way")
             await self.execute("qmp_capabilities")
-            version = greeting.get("version", {}).get("qemu", {})
-            return ".".join(str(version.get(part, "?")) for part in ("major", "minor", "micro"))
+            version = greeting.version.qemu
+            return f"{version.major}.{version.minor}.{version.micro}"
         raise _failed(f"it did not greet within {COMMAND_SECONDS:g} s")
 
     async def execute(self, command: str, **arguments: Any) -> Any:
@@ -98,12 +115,14 @@ class Qmp:
     def _keep(self, message: _Message) -> None:
         if message.event is not None:
             self._events.append(Event(name=message.event, data=message.data))
+        if len(self._events) > MAX_EVENTS:
+            raise _failed(f"it told of more than {MAX_EVENTS} events at once")
 
     async def _receive(self) -> _Message:
         line = await self._conversation.receive()
         try:
-            return msgspec.json.decode(line, type=_Message)
-        except msgspec.DecodeError:
+            return decode(_Message, line)
+        except InvalidMessage:
             words = printable(line.decode("utf-8", "replace"))[:200]
             raise _failed(f"it said what is no QMP: {words}") from None
 

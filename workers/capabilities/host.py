@@ -1,6 +1,7 @@
 """Facts about this host: its system, its memory and disk, and how it is confined."""
 
 import platform
+import re
 from pathlib import Path
 from typing import Final
 
@@ -10,6 +11,7 @@ from subjects.fleet import ExecutionMode
 
 GIGABYTE: Final = 1_000_000_000
 _CAP_SYS_ADMIN: Final = 1 << 21
+_EFFECTIVE: Final = re.compile(r"^CapEff:\s([0-9a-f]{1,64})$", re.MULTILINE)
 _ROOT: Final = Path("/")
 _CONTAINER_MARKS: Final = (
     ".dockerenv",
@@ -63,10 +65,8 @@ def _may_administer(root: Path) -> bool:
     The user namespace of the machine itself maps every id to the same id (user_namespaces(7)).
     """
     whole = _text(root / "proc/self/uid_map").split() == ["0", "0", str(2**32 - 1)]
-    for line in _text(root / "proc/self/status").splitlines():
-        if line.startswith("CapEff:"):
-            return whole and bool(int(line.split()[1], 16) & _CAP_SYS_ADMIN)
-    return False
+    effective = _EFFECTIVE.search(_text(root / "proc/self/status"))
+    return whole and effective is not None and bool(int(effective[1], 16) & _CAP_SYS_ADMIN)
 
 
 def _text(path: Path) -> str:

@@ -185,7 +185,8 @@ def answer(handle: Any, line: str) -> dict[str, Any]:
     try:
         deed: Any = DEEDS[asked.pop("do")]
         done: dict[str, Any] = deed(handle, **asked)
-    except (RuntimeError, Refused) as error:
+    except (RuntimeError, Refused, ValueError) as error:
+        # A ValueError: the binding takes and gives text only, and a guest's names may be none.
         return {"error": str(error)}
     return done
 

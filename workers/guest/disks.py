@@ -1,11 +1,15 @@
 """What lies on a guest's disk: partitions, logical volumes and the filesystems in them."""
 
+import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
+from h2kbus.errors import ErrorCode, OperationFailed
 from workers.guest.rescue import Rescue
+from workers.tool_json import tool_json
 
 MOUNTABLE: Final = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs"})
 LINUX_TYPES: Final = frozenset(
@@ -23,6 +27,7 @@ LINUX_TYPES: Final = frozenset(
 LVM_TYPES: Final = frozenset({"e6d6d379-f507-44c2-a23c-238f2a3df928", "0x8e"})
 EFI_TYPES: Final = frozenset({"c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "0xef"})
 BIOS_BOOT_TYPES: Final = frozenset({"21686148-6449-6e6f-744e-656564454649"})
+_NUMBER: Final = re.compile(r"[0-9]{1,9}")
 ENCRYPTED: Final = frozenset({"crypto_LUKS", "BitLocker"})
 
 
@@ -46,6 +51,19 @@ class Volume(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def mountable(self) -> bool:
         return self.filesystem in MOUNTABLE
+
+
+class _Listed(msgspec.Struct, frozen=True):
+    """A device as lsblk lists it; older versions write its size as text."""
+
+    name: str
+    size: int | Annotated[str, Meta(pattern=r"^[0-9]{1,20}$")]
+    kind: str = msgspec.field(name="type")
+    children: "tuple[_Listed, ...]" = ()
+
+
+class _Listing(msgspec.Struct, frozen=True):
+    blockdevices: tuple[_Listed, ...]
 
 
 class Disks(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,32 +100,34 @@ async def read_disks(rescue: Rescue) -> Disks:
     await rescue.run("lvm", "vgmknodes", accept=None)
     columns = "NAME,TYPE,SIZE"
     said = await rescue.run("lsblk", "--json", "--bytes", "--paths", "--output", columns, rescue.device)
-    tree = msgspec.json.decode(said.out, type=dict[str, list[dict[str, Any]]])["blockdevices"]
+    tree = tool_json(_Listing, said.out.encode(), "lsblk").blockdevices
     found = [await _volume(rescue, each) for each in _flat(tree)]
     marks = await _marks(rescue, rescue.device)
     unique = {each.device: each for each in found}
-    disk = unique.pop(rescue.device)
+    disk = unique.pop(rescue.device, None)
+    if disk is None:
+        raise OperationFailed(ErrorCode.TOOL_FAILED, f"lsblk does not list {rescue.device}", tool="lsblk")
     bare = (disk,) if disk.filesystem and not unique else ()
     return Disks(disk=disk, scheme=marks.get("PTTYPE"), volumes=(*bare, *unique.values()))
 
 
-def _flat(tree: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _flat(tree: tuple[_Listed, ...]) -> Iterator[_Listed]:
     for each in tree:
         yield each
-        yield from _flat(each.get("children", []))
+        yield from _flat(each.children)
 
 
-async def _volume(rescue: Rescue, listed: dict[str, Any]) -> Volume:
-    marks = await _marks(rescue, listed["name"])
-    number = marks.get("PART_ENTRY_NUMBER")
+async def _volume(rescue: Rescue, listed: _Listed) -> Volume:
+    marks = await _marks(rescue, listed.name)
+    number = marks.get("PART_ENTRY_NUMBER", "")
     return Volume(
-        device=listed["name"],
-        kind=listed["type"],
-        size=int(listed["size"]),
+        device=listed.name,
+        kind=listed.kind,
+        size=int(listed.size),
         filesystem=marks.get("TYPE"),
         uuid=marks.get("UUID"),
         label=marks.get("LABEL"),
-        number=int(number) if number and listed["type"] == "part" else None,
+        number=int(number) if _NUMBER.fullmatch(number) and listed.kind == "part" else None,
         part_type=marks.get("PART_ENTRY_TYPE"),
         part_uuid=marks.get("PART_ENTRY_UUID"),
         part_label=marks.get("PART_ENTRY_NAME"),

@@ -21,10 +21,9 @@ _CORE_AT: Final = 0x5C
 _SETTLED_AT: Final = 4 * SECTOR
 """grub-bios-setup writes places of the disk into the first sectors while it installs them."""
 
-_LINUX: Final = re.compile(r"^\s*linux(?:16|efi)?\s+(?P<image>\S+)(?P<arguments>[^\n]*)$", re.MULTILINE)
-_SEARCHED: Final = re.compile(
-    r"^\s*search\b[^\n]*--fs-uuid[^\n]*?\s(?P<uuid>[0-9A-Fa-f-]{8,})\s*$", re.MULTILINE
-)
+_LINUX: Final = re.compile(r"^[ \t]*linux(?:16|efi)?[ \t]+(?P<image>\S+)(?P<arguments>[^\n]*)$", re.MULTILINE)
+_SEARCH: Final = re.compile(r"^[ \t]*search\b(?P<words>[^\n]*)$", re.MULTILINE)
+_UUID: Final = re.compile(r"[0-9A-Fa-f-]{8,}")
 _ROOT: Final = re.compile(r"(?<![\w.-])root=(?P<name>[^\s\"']+)")
 
 
@@ -81,7 +80,8 @@ def loader_entry(text: str) -> MenuEntry | None:
 
 def searched(config: str) -> set[str]:
     """The UUIDs of the filesystems that a grub.cfg looks for."""
-    return {each["uuid"] for each in _SEARCHED.finditer(config)}
+    found = (each["words"].split() for each in _SEARCH.finditer(config))
+    return {words[-1] for words in found if "--fs-uuid" in words and _UUID.fullmatch(words[-1])}
 
 
 def root_arguments(text: str) -> Iterator[str]:

@@ -7,6 +7,8 @@ documentation is "initramfs buffer format".
 import bz2
 import gzip
 import lzma
+import re
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final
@@ -19,6 +21,11 @@ from workers.process import ToolLimits, ToolRunner
 MAX_BYTES: Final = 1 << 30
 """No real initramfs unpacks to more."""
 
+MAX_LAYERS: Final = 16
+"""Archives that hold an archive may go on without end: one of 300 bytes can unpack to itself."""
+
+MAX_FILES: Final = 1_000_000
+_SIZES: Final = re.compile(rb"[0-9A-Fa-f]{104}")
 _CPIO: Final = frozenset({b"070701", b"070702"})
 _HEADER: Final = 110
 _TRAILER: Final = b"TRAILER!!!"
@@ -39,7 +46,7 @@ _TOOLS: Final[dict[bytes, tuple[str, ...]]] = {
 
 
 class UnknownCompression(Exception):
-    """The archive is compressed in a way that cannot be read here."""
+    """The archive is packed in a way that cannot be read here, or that no real one is."""
 
 
 async def modules_in(path: Path, tools: ToolRunner) -> frozenset[str] | None:
@@ -49,14 +56,16 @@ async def modules_in(path: Path, tools: ToolRunner) -> frozenset[str] | None:
     """
     names: set[str] = set()
     try:
-        while True:
+        for _ in range(MAX_LAYERS):
             end = await anyio.to_thread.run_sync(_read_archives, path, names)
             if end is None:
-                return frozenset(module for name in names if (module := module_name(name)))
+                return frozenset(names)
             inner = path.with_name("initramfs.inner")
             await _unpack(path, end, inner, tools)
             await anyio.Path(inner).replace(path)
-    except (UnknownCompression, OSError, EOFError, lzma.LZMAError):
+    except (UnknownCompression, OSError, EOFError, lzma.LZMAError, zlib.error):
+        return None
+    else:
         return None
     finally:
         await anyio.Path(path).unlink(missing_ok=True)
@@ -72,7 +81,7 @@ def module_name(name: str) -> str | None:
 
 
 def _read_archives(path: Path, names: set[str]) -> int | None:
-    """Collect the names in the archives that are not compressed. Where others begin, None at the end."""
+    """Collect the modules in the archives that are not compressed. Where others begin, None at the end."""
     with path.open("rb") as file:
         while True:
             at = _skip_zeros(file)
@@ -82,7 +91,9 @@ def _read_archives(path: Path, names: set[str]) -> int | None:
                 return None
             if magic not in _CPIO:
                 return at
-            names.update(_entries(file))
+            names.update(module for name in _entries(file) if (module := module_name(name)))
+            if len(names) > MAX_FILES:
+                raise UnknownCompression
 
 
 def _skip_zeros(file: IO[bytes]) -> int:
@@ -95,14 +106,11 @@ def _skip_zeros(file: IO[bytes]) -> int:
 
 def _entries(file: IO[bytes]) -> Iterator[str]:
     """The names of one archive; the file stands behind it afterwards."""
-    while True:
+    for _ in range(MAX_FILES):
         header = file.read(_HEADER)
-        if len(header) < _HEADER or header[:6] not in _CPIO:
+        if header[:6] not in _CPIO or not _SIZES.fullmatch(header[6:]):
             return
-        try:
-            size, length = int(header[54:62], 16), int(header[94:102], 16)
-        except ValueError:
-            return
+        size, length = int(header[54:62], 16), int(header[94:102], 16)
         name = file.read(min(length, _MAX_NAME)).rstrip(b"\0")
         _align(file)
         file.seek(size, 1)
@@ -110,6 +118,7 @@ def _entries(file: IO[bytes]) -> Iterator[str]:
         if name == _TRAILER:
             return
         yield name.decode("utf-8", "replace")
+    raise UnknownCompression
 
 
 def _align(file: IO[bytes]) -> None:

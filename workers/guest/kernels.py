@@ -15,6 +15,7 @@ BOOT_DRIVERS: Final = ("virtio_pci", "virtio_blk")
 
 _IMAGE: Final = re.compile(r"(?:vmlinuz|vmlinux|Image|kernel)-(?P<version>[A-Za-z0-9][\w.+~-]*)")
 _INITRAMFS: Final = ("initrd.img-{version}", "initramfs-{version}.img", "initrd-{version}")
+_DIGITS: Final = frozenset("0123456789")
 _COPY: Final = "initramfs"
 _RESCUE: Final = "-rescue-"
 _MODULES_AT: Final = ("/lib/modules", "/usr/lib/modules")
@@ -51,8 +52,13 @@ async def read_kernels(rescue: Rescue, tools: ToolRunner, drivers: Sequence[str]
 
 def version_key(version: str) -> tuple[tuple[int, int, str], ...]:
     """Sorts versions as people do: runs of digits by their value."""
-    parts = re.findall(r"\d+|\D+", version)
-    return tuple((0, int(each), "") if each.isdigit() else (1, 0, each) for each in parts)
+    parts = re.findall(r"[0-9]+|[^0-9]+", version)
+    return tuple(_number(each) if each[0] in _DIGITS else (1, 0, each) for each in parts)
+
+
+def _number(digits: str) -> tuple[int, int, str]:
+    plain = digits.lstrip("0")
+    return 0, len(plain), plain
 
 
 async def _kernel(
@@ -83,5 +89,5 @@ async def _modules_directory(rescue: Rescue, version: str) -> str | None:
 
 
 async def _built_in(rescue: Rescue, modules: str) -> frozenset[str]:
-    text = await rescue.read_text(f"{modules}/modules.builtin") or ""
+    text = await rescue.read_shown(f"{modules}/modules.builtin") or ""
     return frozenset(name for line in text.splitlines() if (name := module_name(line)))

@@ -95,7 +95,7 @@ def _nothing_found(found: Search, disks: Disks, wanted: str | None) -> Operation
 async def mount(rescue: Rescue, disks: Disks, root: Root) -> System:
     """Mount the root, and what its fstab adds to it, where the guest itself does."""
     await rescue.run("mount", *root.options, root.volume.device, rescue.sysroot)
-    entries = tuple(fstab.parse(await rescue.read_text("/etc/fstab") or ""))
+    entries = tuple(fstab.parse(await rescue.read_shown("/etc/fstab") or ""))
     mounted = {"/": root.volume}
     problems: list[str] = []
     for entry in sorted(_mountable(entries), key=lambda each: each.mount_point):
@@ -163,7 +163,7 @@ async def _candidates(rescue: Rescue, volume: Volume) -> list[str | None]:
 
 async def _release(rescue: Rescue) -> Release | None:
     for path in release.PATHS:
-        text = await rescue.read_text(path)
+        text = await rescue.read_shown(path)
         if text is not None and (await rescue.kind("/etc")).kind == "directory":
             return release.parse(text)
     return None

@@ -1,7 +1,7 @@
 """LVM: lost labels and metadata, clashing names, stale device files, and the proof that volumes activate."""
 
 import re
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -9,16 +9,23 @@ from h2kbus.errors import ErrorCode, OperationFailed
 from workers.guest.disks import LINUX_TYPES, Volume
 from workers.guest.rescue import RescueOutput
 from workers.repairs.case import Case
+from workers.tool_json import tool_json
 
 DEVICES_FILE: Final = "/etc/lvm/devices/system.devices"
 _METADATA: Final = re.compile(
-    r"metadata at (?P<at>\d+) length \d+ crc \S+ vg (?P<group>\S+) seqno (?P<seqno>\d+) id (?P<id>\S+)"
+    r"metadata at (?P<at>[0-9]{1,20}) length \d+ crc \S+ vg (?P<group>\S+) "
+    r"seqno (?P<seqno>[0-9]{1,20}) id (?P<id>\S+)"
 )
 _PHYSICAL: Final = re.compile(
-    r'pv\d+ \{\s*id = "(?P<id>[\w-]+)"[^{}]*?dev_size = (?P<sectors>\d+)', re.DOTALL
+    r'pv\d+ \{\s*id = "(?P<id>[\w-]+)"[^{}]*?dev_size = (?P<sectors>[0-9]{1,20})', re.DOTALL
 )
+_NUMBER: Final = re.compile(r"[0-9]{1,20}B?")
 _SECTOR: Final = 512
 _FOUND_AT: Final = "/tmp/h2kbus.vg"  # noqa: S108 - inside the rescue environment, which is nobody else's
+
+
+class _Told(msgspec.Struct, frozen=True):
+    report: list[dict[str, list[dict[str, str]]]]
 
 
 class _Group(msgspec.Struct, frozen=True):
@@ -132,13 +139,28 @@ async def devices_file(case: Case) -> None:
 
 async def _groups(case: Case) -> list[_Group]:
     rows = await listed(case, "vgs", "vg_name,vg_uuid,vg_missing_pv_count")
-    found = [_Group(each["vg_name"], each["vg_uuid"], int(each["vg_missing_pv_count"])) for each in rows]
+    found = [_Group(each["vg_name"], each["vg_uuid"], number(each["vg_missing_pv_count"])) for each in rows]
     return sorted(found, key=lambda each: (each.name, each.uuid))
 
 
-async def listed(case: Case, what: str, columns: str) -> list[dict[str, Any]]:
-    """What one of LVM's reports says, a row for each line; sizes end in B."""
+async def listed(case: Case, what: str, columns: str) -> list[dict[str, str]]:
+    """What one of LVM's reports says, a row with all these columns for each line; sizes end in B.
+
+    Raises TOOL_FAILED for a report that cannot be read.
+    """
     options = ("--reportformat", "json", "--units", "b", "--options", columns)
     said: RescueOutput = await case.rescue.run("lvm", what, *options)
-    report = msgspec.json.decode(said.out, type=dict[str, list[dict[str, list[dict[str, Any]]]]])
-    return [row for part in report["report"] for rows in part.values() for row in rows]
+    told = tool_json(_Told, said.out.encode(), what)
+    rows = [row for part in told.report for rows in part.values() for row in rows]
+    if any(column not in row for row in rows for column in columns.split(",")):
+        raise OperationFailed(ErrorCode.TOOL_FAILED, f"{what} left out what it was asked for", tool=what)
+    return rows
+
+
+def number(words: str) -> int:
+    """A number or a size in bytes of a report. Raises TOOL_FAILED."""
+    if not _NUMBER.fullmatch(words):
+        raise OperationFailed(
+            ErrorCode.TOOL_FAILED, f"lvm said {words[:40]!r}, which is no number", tool="lvm"
+        )
+    return int(words.removesuffix("B"))

@@ -8,7 +8,7 @@ from workers.repairs.case import Case
 
 CONFIG: Final = "/etc/selinux/config"
 AUTORELABEL: Final = "/.autorelabel"
-SETTING: Final = re.compile(r"^\s*(?P<key>SELINUX|SELINUXTYPE)\s*=\s*(?P<value>\S+)", re.MULTILINE)
+SETTING: Final = re.compile(r"^[ \t]*(?P<key>SELINUX|SELINUXTYPE)[ \t]*=[ \t]*(?P<value>\S+)", re.MULTILINE)
 _WOULD: Final = re.compile(r"^Would relabel ", re.MULTILINE)
 _MEMORY: Final = ("/proc", "/sys", "/dev", "/run")
 

@@ -15,7 +15,7 @@ NAME_LINK: Final = "/etc/systemd/network/70-h2kbus-name.link"
 CLOUD_DROP_IN: Final = "/etc/cloud/cloud.cfg.d/99-h2kbus-datasource.cfg"
 INTERFACES: Final = "/etc/network/interfaces"
 _DATASOURCES: Final = "datasource_list: [NoCloud, ConfigDrive, OpenStack, None]\n"
-_IFUPDOWN: Final = re.compile(r"^\s*iface\s+(?P<name>\S+)", re.MULTILINE)
+_IFUPDOWN: Final = re.compile(r"^[ \t]*iface[ \t]+(?P<name>\S+)", re.MULTILINE)
 _NETPLAN: Final = re.compile(r"^ {4}(?P<name>e[a-z0-9]+):\s*$", re.MULTILINE)
 _IFCFG: Final = re.compile(r"ifcfg-(?P<name>e[\w.-]+)")
 _KEYFILE: Final = re.compile(r"^interface-name=(?P<name>\S+)", re.MULTILINE)

@@ -1,5 +1,6 @@
 """Looks into a guest: every filesystem is mounted once, and its settings are read."""
 
+import re
 from typing import Final
 
 import msgspec
@@ -30,6 +31,7 @@ DRIVERS: Final = ("virtio_pci", "virtio_blk", "virtio_scsi", "virtio_net")
 _MACHINES: Final = {3: "i686", 21: "ppc64le", 22: "s390x", 62: "x86_64", 183: "aarch64", 243: "riscv64"}
 """ELF machine numbers (System V ABI)."""
 
+_NUMBER: Final = re.compile(r"[0-9]{1,19}")
 _PROGRAMS: Final = ("/usr/bin/env", "/bin/sh", "/sbin/init")
 _AGENTS: Final = {
     "open-vm-tools": ("/usr/bin/vmtoolsd",),
@@ -78,17 +80,13 @@ async def _groups(case: Case) -> list[GroupFacts]:
     return [
         GroupFacts(
             name=each["vg_name"],
-            size=_bytes(each["vg_size"]),
-            free=_bytes(each["vg_free"]),
+            size=lvm.number(each["vg_size"]),
+            free=lvm.number(each["vg_free"]),
             volumes=tuple(one["lv_name"] for one in volumes if one["vg_name"] == each["vg_name"]),
-            missing=int(each["vg_missing_pv_count"]),
+            missing=lvm.number(each["vg_missing_pv_count"]),
         )
         for each in rows
     ]
-
-
-def _bytes(words: str) -> int:
-    return int(words.rstrip("B"))
 
 
 async def _look_at(case: Case, root: Root, usage: dict[str, tuple[str, int, int]]) -> SystemFacts:
@@ -105,7 +103,7 @@ async def _look_at(case: Case, root: Root, usage: dict[str, tuple[str, int, int]
 async def _system(case: Case, mounted: System) -> SystemFacts:
     release = mounted.root.release
     rescue = case.rescue
-    hostname = await rescue.read_text("/etc/hostname")
+    hostname = await rescue.read_shown("/etc/hostname")
     return SystemFacts(
         id=release.id,
         name=release.name,
@@ -158,7 +156,7 @@ async def _network(case: Case) -> NetworkFacts:
 
 
 async def _selinux(rescue: Rescue) -> SelinuxFacts | None:
-    text = await rescue.read_text(selinux.CONFIG)
+    text = await rescue.read_shown(selinux.CONFIG)
     if text is None:
         return None
     settings = {each["key"]: each["value"] for each in selinux.SETTING.finditer(text)}
@@ -195,6 +193,8 @@ async def _usage(rescue: Rescue, mounted: System) -> dict[str, tuple[str, int, i
             said = await rescue.run("stat", "--file-system", "--format=%S %b %f", target)
         except OperationFailed:
             continue
-        size, blocks, free = (int(each) for each in said.out.split())
-        found[volume.device] = (place, (blocks - free) * size, free * size)
+        numbers = said.out.split()
+        if len(numbers) == 3 and all(_NUMBER.fullmatch(each) for each in numbers):  # noqa: PLR2004 - as asked
+            size, blocks, free = map(int, numbers)
+            found[volume.device] = (place, (blocks - free) * size, free * size)
     return found

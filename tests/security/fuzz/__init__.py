@@ -1,0 +1,1 @@
+"""Fuzzing: mutated images through the real operations, and any value through every decoder."""
