@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import json
+import secrets
 import shutil
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -11,15 +12,17 @@ from typing import Any, TypeVar
 
 import anyio
 import msgspec
+import nkeys
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, ViewportSize, sync_playwright
 
 import h2kbus
+from h2kbus.accounts import API_PREFIX, BUS_ACCOUNT, User, accounts
 from h2kbus.client import Bus
 from h2kbus.settings import ConnectionSettings
 from subjects.grammar import Grammar
+from subjects.permissions import Role, inbox_prefix
 from subjects.record import JobRecord
-from subjects.topology import Topology
 from tests.conftest import (
     REHEARSE,
     Program,
@@ -88,7 +91,25 @@ class Site(msgspec.Struct, frozen=True):
         page.get_by_role("status").get_by_text("Connected").wait_for()
         page.goto(f"{self.page}#{path}")
 
-    def sign_in(self, page: Page, user: str, password: str = PASSWORD) -> None:
+
+class Guarded(Site, frozen=True):
+    """A bus with users; `seeds` are the keys of some, by their names."""
+
+    seeds: dict[str, str]
+
+    def sign_in(self, page: Page, user: str) -> None:
+        """By a key, as one who reaches the bus through an account of their own."""
+        page.goto(self.page)
+        page.get_by_label("Sign in with").select_option("nkey")
+        page.get_by_label("NKey seed", exact=True).fill(self.seeds[user])
+        page.get_by_text("More about this bus").click()
+        page.get_by_label("Submit as").fill(user)
+        page.get_by_label("Inbox prefix").fill(inbox_prefix(user))
+        page.get_by_label("JetStream API prefix").fill(API_PREFIX)
+        page.get_by_role("button", name="Connect").click()
+        page.get_by_role("status").get_by_text("Connected").wait_for()
+
+    def sign_in_by_password(self, page: Page, user: str, password: str = PASSWORD) -> None:
         page.goto(self.page)
         page.get_by_label("Sign in with").select_option("password")
         page.get_by_label("User", exact=True).fill(user)
@@ -123,40 +144,31 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             yield Site(program, served["url"], served["link"], ready["websocket"])
 
 
-def users(root: str) -> list[dict[str, Any]]:
-    """An admin, an observer as docs describe one, and somebody who may cancel and not submit."""
-    topology = Topology(Grammar(root))
-    buckets = (topology.jobs_bucket, topology.workers_bucket, topology.lanes_bucket)
-    streams = (*map(topology.bucket_stream, buckets), topology.jobs_stream, topology.progress_stream)
-    artifacts, records = f"OBJ_{topology.artifacts_store}", topology.bucket_stream(topology.jobs_bucket)
-    reading = [
-        f"$JS.API.STREAM.INFO.{records}",
-        f"$JS.API.CONSUMER.LIST.{topology.jobs_stream}",
-        *(f"$JS.API.DIRECT.GET.{stream}" for stream in (*streams, artifacts)),
-        *(f"$JS.API.DIRECT.GET.{stream}.>" for stream in (records, artifacts)),
-    ]
-    heard = ["_INBOX.>", f"{root}.progress.*"]
-    cancelling = topology.grammar.commands("canceller", "cancel")
-    return [
-        {"user": "admin", "password": PASSWORD},
-        _user("observer", reading, heard),
-        _user("canceller", [*reading, cancelling], heard),
-    ]
+def new_key() -> tuple[str, str]:
+    """A seed, and the public key of it."""
+    seed = nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_USER)
+    return seed.decode(), nkeys.from_seed(bytearray(seed)).public_key.decode()
 
 
-def _user(name: str, publish: list[str], subscribe: list[str]) -> dict[str, Any]:
-    permissions = {"publish": {"allow": publish}, "subscribe": {"allow": subscribe}}
-    return {"user": name, "password": PASSWORD, "permissions": permissions}
+def walled_accounts(root: str, keys: dict[str, str]) -> dict[str, Any]:
+    """As `h2kbus auth` makes them, and one who signs in by a password and may cancel, but not submit."""
+    roles = {"root": Role.ADMIN, "olga": Role.OBSERVER, "alice": Role.SUBMITTER}
+    made = accounts([User(name=name, role=role, nkey=keys[name], root=root) for name, role in roles.items()])
+    cancelling = Grammar(root).commands("canceller", "cancel")
+    permissions = {"publish": {"allow": ["$JS.API.>", cancelling]}, "subscribe": {"allow": [">"]}}
+    canceller = {"user": "canceller", "password": PASSWORD, "permissions": permissions}
+    made[BUS_ACCOUNT]["users"].append(canceller)
+    return made
 
 
 @pytest.fixture(scope="session")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     """A server with users and another root, a scheduler and a worker on it, and the page for it."""
-    home, root = tmp_path_factory.mktemp("guarded"), "sites.berlin.v1"
-    port = free_port()
+    home, root, port = tmp_path_factory.mktemp("guarded"), "sites.berlin.v1", free_port()
+    keys = {name: new_key() for name in ("root", "olga", "alice")}
     config = {
         "jetstream": {"store_dir": str(home / "js")},
-        "authorization": {"users": users(root)},
+        "accounts": walled_accounts(root, {name: public for name, (_, public) in keys.items()}),
         "websocket": {
             "listen": "127.0.0.1:-1", "no_tls": True, "allowed_origins": [f"http://127.0.0.1:{port}"],
         },
@@ -164,7 +176,8 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     process, url = start_server(wheel_server(), home, config)
     [ports] = home.glob("*.ports")
     [websocket] = json.loads(ports.read_text())["websocket"]
-    told = {"H2KBUS_URL": url, "H2KBUS_ROOT": root, "H2KBUS_USER": "admin", "H2KBUS_PASSWORD": PASSWORD}
+    (home / "root.nk").write_text(keys["root"][0])
+    told = {"H2KBUS_URL": url, "H2KBUS_ROOT": root, "H2KBUS_NKEY": str(home / "root.nk")}
     program = Program(environment(HOME=str(home), USER="tester", **told), home)
     try:
         with (
@@ -174,7 +187,8 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         ):
             assert worker.stderr is not None
             assert any("is ready" in line for line in worker.stderr)
-            yield Site(program, served["url"], served["link"], websocket)
+            seeds = {name: seed for name, (seed, _) in keys.items()}
+            yield Guarded(program, served["url"], served["link"], websocket, seeds)
     finally:
         process.kill()
         process.wait()
@@ -215,6 +229,13 @@ def page(context: BrowserContext) -> Iterator[Page]:
     )
     yield tab
     assert problems == []
+
+
+def fill_form(page: Page, **fields: str) -> None:
+    page.get_by_role("button", name="Submit a job").click()
+    for label, value in fields.items():
+        page.get_by_label(label.replace("_", " ")).fill(value)
+    page.get_by_role("button", name="Submit", exact=True).click()
 
 
 def shoot(page: Page, name: str) -> None:

@@ -8,6 +8,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 
 from h2kbus.dashboard import is_loopback, page_origins, sign_in_link, websocket_url
@@ -87,6 +88,24 @@ def test_the_settings_hold_no_secret(address: str) -> None:
 
 
 @pytest.mark.slow
+def test_the_settings_say_how_this_user_reaches_the_bus(alone: Program) -> None:
+    told = {
+        "H2KBUS_INBOX_PREFIX": "_INBOX_olga",
+        "H2KBUS_API_PREFIX": "H2KBUS.API",
+        "H2KBUS_ROOT": "berlin.v1",
+    }
+    program = Program({**alone.environment, **told}, alone.place)
+    with serving(program, "--port", "0") as served:
+        assert msgspec.json.decode(ask(served["url"], "/settings.json").body) == {
+            "websocket": "ws://127.0.0.1:4280",
+            "root": "berlin.v1",
+            "submitter": "olga",
+            "inboxPrefix": "_INBOX_olga",
+            "apiPrefix": "H2KBUS.API",
+        }
+
+
+@pytest.mark.slow
 def test_the_token_is_in_the_link_after_the_hash_only(alone: Program) -> None:
     with alone.started("dashboard", "--port", "0") as process:
         assert process.stdout is not None
@@ -154,5 +173,5 @@ def test_loopback_addresses_are_known(host: str, expected: bool) -> None:
 
 def test_the_files_are_part_of_the_package() -> None:
     assert {each.name for each in (Path(__file__).parents[2] / "h2kbus" / "pages").iterdir()} == {
-        "index.html", "app.js", "app.css", "icon.svg",
+        "index.html", "app.js", "app.css", "icon.svg", "licences.txt",
     }  # fmt: skip

@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 from h2kbus.client import Bus
 from subjects.spec import ArtifactPolicy
 from tests.conftest import rehearsal
-from tests.web.conftest import Site, shoot
+from tests.web.conftest import Guarded, Site, fill_form, shoot
 
 pytestmark = pytest.mark.slow
 
@@ -23,13 +23,6 @@ WATCH_BAR = """() => {
         if (bar && window.shown.at(-1) !== bar.value) window.shown.push(bar.value);
     }).observe(document.body, { subtree: true, childList: true, attributes: true, characterData: true });
 }"""
-
-
-def fill_form(page: Page, **fields: str) -> None:
-    page.get_by_role("button", name="Submit a job").click()
-    for label, value in fields.items():
-        page.get_by_label(label.replace("_", " ")).fill(value)
-    page.get_by_role("button", name="Submit", exact=True).click()
 
 
 def test_a_conversion_is_submitted_and_its_bar_moves_to_its_end(site: Site, page: Page) -> None:
@@ -166,9 +159,8 @@ def test_the_fleet_and_the_lanes_are_shown(site: Site, page: Page) -> None:
     site.cancel(job_id)
 
 
-def test_reading_makes_no_consumers(guarded: Site, page: Page) -> None:
-    guarded.sign_in(page, "observer")
-    expect(page.get_by_role("status").get_by_text("Connected")).to_be_visible()
+def test_reading_makes_no_consumers(guarded: Guarded, page: Page) -> None:
+    guarded.sign_in(page, "olga")
     before = guarded.do(consumers)
     job_id = guarded.submit(seconds=1)
     page.goto(f"{guarded.page}#/job/{job_id}")

@@ -1,6 +1,7 @@
 """Who may see what, and what the page says to those who may not."""
 
 import base64
+import datetime as dt
 import os
 from collections.abc import Iterator
 
@@ -9,8 +10,10 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from h2kbus.client import Bus
-from tests.conftest import Program
-from tests.web.conftest import Site, free_port, serving, shoot
+from h2kbus.quotas import set_quota
+from subjects.quota import Quota
+from tests.conftest import Program, read_ready
+from tests.web.conftest import Guarded, Site, fill_form, free_port, serving, shoot
 
 pytestmark = pytest.mark.slow
 
@@ -21,10 +24,9 @@ def is_connected(page: Page) -> None:
     expect(page.get_by_role("status").get_by_text("Connected")).to_be_visible()
 
 
-def test_an_observer_reads_everything_and_has_no_buttons_for_commands(guarded: Site, page: Page) -> None:
+def test_an_observer_reads_everything_and_has_no_buttons_for_commands(guarded: Guarded, page: Page) -> None:
     job_id = guarded.submit(seconds=20)
-    guarded.sign_in(page, "observer")
-    is_connected(page)
+    guarded.sign_in(page, "olga")
     expect(page.get_by_text("READ ONLY")).to_be_visible()
     page.get_by_role("link", name=job_id).click()
     expect(page.locator(".job-head .badge")).to_have_text("RUNNING")
@@ -38,13 +40,39 @@ def test_an_observer_reads_everything_and_has_no_buttons_for_commands(guarded: S
     guarded.cancel(job_id)
 
 
-def test_a_command_that_is_denied_says_so(guarded: Site, page: Page) -> None:
-    guarded.sign_in(page, "canceller")
-    page.get_by_role("button", name="Submit a job").click()
-    page.get_by_label("Operation").fill("rehearse")
-    page.get_by_label("Image").fill("/x.raw")
-    page.get_by_label("Output directory").fill("/out")
-    page.get_by_role("button", name="Submit", exact=True).click()
+def test_a_submitter_submits_in_their_own_name(guarded: Guarded, page: Page) -> None:
+    guarded.sign_in(page, "alice")
+    fill_form(page, Operation="rehearse", Image="/x.raw", Output_directory="/out", Job_id="of-alice")
+    expect(page.locator(".job-head .badge")).to_have_text("COMPLETED")
+    assert guarded.record("of-alice").submitted_by == "alice"
+
+
+def test_one_who_may_not_submit_in_a_name_has_no_buttons_for_it(guarded: Guarded, page: Page) -> None:
+    guarded.sign_in(page, "alice")
+    page.get_by_role("button", name="Sign out").click()
+    page.get_by_label("Sign in with").select_option("nkey")
+    page.get_by_label("NKey seed", exact=True).fill(guarded.seeds["alice"])
+    page.get_by_text("More about this bus").click()
+    page.get_by_label("Submit as").fill("bob")
+    page.get_by_label("Inbox prefix").fill("_INBOX_alice")
+    page.get_by_label("JetStream API prefix").fill("H2KBUS.API")
+    page.get_by_role("button", name="Connect").click()
+    expect(page.get_by_text("READ ONLY")).to_be_visible()
+
+
+def test_a_submission_beyond_the_quota_is_refused_with_the_reason(guarded: Guarded, page: Page) -> None:
+    quota = Quota(queued=0, by="root", at=dt.datetime.now(dt.UTC))
+    guarded.do(lambda bus: set_quota(bus.connection, bus.topology, "alice", quota))
+    guarded.sign_in(page, "alice")
+    fill_form(page, Operation="rehearse", Image="/x.raw", Output_directory="/out")
+    expect(page.get_by_role("alert")).to_contain_text("Submit it again later", timeout=15_000)
+    shoot(page, "quota")
+    guarded.do(lambda bus: set_quota(bus.connection, bus.topology, "alice", None))
+
+
+def test_a_command_that_is_denied_says_so(guarded: Guarded, page: Page) -> None:
+    guarded.sign_in_by_password(page, "canceller")
+    fill_form(page, Operation="rehearse", Image="/x.raw", Output_directory="/out")
     alert = page.get_by_role("alert")
     expect(alert).to_contain_text("This user may not use sites.berlin.v1.commands.canceller.submit.")
     expect(alert).to_contain_text("Ask the bus's administrator")
@@ -60,7 +88,7 @@ def test_a_command_that_is_denied_says_so(guarded: Site, page: Page) -> None:
     ],
 )
 def test_credentials_that_are_wrong_are_said_to_be(
-    guarded: Site, page: Page, kind: str, label: str, secret: str, words: str
+    guarded: Guarded, page: Page, kind: str, label: str, secret: str, words: str
 ) -> None:
     page.goto(guarded.page)
     page.get_by_label("Sign in with").select_option(kind)
@@ -70,28 +98,28 @@ def test_credentials_that_are_wrong_are_said_to_be(
     shoot(page, f"wrong-{kind}")
 
 
-def test_a_wrong_password_is_said_to_be(guarded: Site, page: Page) -> None:
-    guarded.sign_in(page, "observer", "guessed")
+def test_a_wrong_password_is_said_to_be(guarded: Guarded, page: Page) -> None:
+    guarded.sign_in_by_password(page, "canceller", "guessed")
     expect(page.get_by_role("alert")).to_contain_text("The bus refuses these credentials.")
 
 
-def test_a_link_with_an_old_token_leads_to_the_form_and_a_reason(guarded: Site, page: Page) -> None:
+def test_a_link_with_an_old_token_leads_to_the_form_and_a_reason(guarded: Guarded, page: Page) -> None:
     page.goto(f"{guarded.page}#token=of-yesterday")
     expect(page.get_by_role("alert")).to_contain_text("makes a new token at each start")
     assert "token" not in page.url
 
 
 def test_a_token_is_out_of_the_address_at_once(site: Site, page: Page) -> None:
-    page.goto(f"{site.page}#token=made-up")
+    page.goto(site.link)
     is_connected(page)
-    assert "made-up" not in page.url
+    assert "token" in site.link
+    assert "token" not in page.url
 
 
 def test_a_reload_stays_signed_in_and_another_tab_does_not(
-    guarded: Site, page: Page, context: BrowserContext
+    guarded: Guarded, page: Page, context: BrowserContext
 ) -> None:
-    guarded.sign_in(page, "observer")
-    is_connected(page)
+    guarded.sign_in(page, "olga")
     page.reload()
     is_connected(page)
     other = context.new_page()
@@ -99,12 +127,31 @@ def test_a_reload_stays_signed_in_and_another_tab_does_not(
     expect(other.get_by_role("button", name="Connect")).to_be_enabled()
 
 
-def test_signing_out_forgets_the_secret(guarded: Site, page: Page) -> None:
-    guarded.sign_in(page, "observer")
-    is_connected(page)
+def test_signing_out_forgets_the_secret(guarded: Guarded, page: Page) -> None:
+    guarded.sign_in(page, "olga")
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_role("button", name="Connect")).to_be_enabled()
     assert page.evaluate("JSON.stringify([{...sessionStorage}, {...localStorage}])") == "[{},{}]"
+
+
+def test_a_bus_that_went_away_is_said_to_be_gone_and_its_new_token_is_asked_for(
+    program: Program, page: Page
+) -> None:
+    port, websocket, desk = free_port(), free_port(), free_port()
+    words = ("up", "--json", "--port", port, "--websocket-port", websocket, "--workers", "0")
+    words += ("--page-origin", f"http://127.0.0.1:{desk}", "--data-dir", program.place / "data")
+    program.environment["H2KBUS_URL"] = f"nats://127.0.0.1:{port}"
+    with program.started(*words) as process:
+        read_ready(process)
+        with serving(program, "--port", desk, "--websocket", f"ws://127.0.0.1:{websocket}") as served:
+            page.goto(served["link"])
+            is_connected(page)
+            process.terminate()
+            process.wait(15)
+            expect(page.get_by_text("Reconnecting…")).to_be_visible()
+            with program.started(*words) as again:
+                read_ready(again)
+                expect(page.get_by_role("alert")).to_contain_text("makes a new token at each start", timeout=20_000)
 
 
 @pytest.fixture
@@ -128,13 +175,12 @@ def test_a_page_of_another_origin_may_not_connect(site: Site, page: Page, progra
         expect(page.get_by_role("alert")).to_contain_text(f"accepts pages from {served['url'].rstrip('/')}")
 
 
-def test_the_end_of_a_hundred_megabytes_of_log_is_shown(guarded: Site, page: Page) -> None:
+def test_the_end_of_a_hundred_megabytes_of_log_is_shown(guarded: Guarded, page: Page) -> None:
     job_id = guarded.submit()
     guarded.end(job_id)
     lines = b"".join(b"%09d %s\n" % (number, b"x" * 90) for number in range(1_050_000))
     guarded.do(lambda bus: put_log(bus, job_id, lines))
-    guarded.sign_in(page, "observer")
-    is_connected(page)
+    guarded.sign_in(page, "olga")
     page.goto(f"{guarded.page}#/job/{job_id}")
     log = page.get_by_role("region", name="Log")
     expect(log).to_contain_text("001049999")

@@ -97,7 +97,8 @@ export class Bus {
 
   /** The newest message under a subject, or null when there is none. */
   async last(stream: string, subject: string): Promise<Stored | null> {
-    const answer = await this.ask(`${this.place.apiPrefix}.DIRECT.GET.${stream}.${subject}`);
+    const query = JSON.stringify({ last_by_subj: subject });
+    const answer = await this.ask(`${this.place.apiPrefix}.DIRECT.GET.${stream}`, query);
     return answer.headers?.code === 404 ? null : stored(answer);
   }
 

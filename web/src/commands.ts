@@ -1,6 +1,6 @@
 // What the page asks of the scheduler: submit and cancel.
-import { type Bus, BusError } from "./bus";
-import { JOB_ID, newJobId } from "./contract";
+import { type Bus, BusError, parsed } from "./bus";
+import { JOB_ID, type Refusal, adviceFor, newJobId } from "./contract";
 import type { Model } from "./model";
 
 const VERDICT_MS = 5000;
@@ -59,12 +59,34 @@ export async function submit(model: Model, draft: Draft): Promise<string> {
     parameters: readParameters(draft.parameters),
     created_at: new Date().toISOString(),
   };
+  const before = (await lastRefusal(bus))?.revision ?? 0;
   await bus.publish(bus.contract.command(bus.place.submitter, "submit", jobId), JSON.stringify(spec));
+  await verdict(model, jobId, before);
+  return jobId;
+}
+
+/** Waits until a scheduler has made the job's record or refused to, or for five seconds. */
+async function verdict(model: Model, jobId: string, before: number): Promise<void> {
   const until = Date.now() + VERDICT_MS;
   while (!(await model.readJob(jobId)) && Date.now() < until) {
+    const refusal = await lastRefusal(model.bus);
+    if (refusal && refusal.revision > before) {
+      throw new BusError("QUOTA_EXCEEDED", refusal.reason, adviceFor("QUOTA_EXCEEDED"));
+    }
     await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
   }
-  return jobId;
+}
+
+/** What schedulers told this submitter last; nothing for one who may not read it. */
+async function lastRefusal(bus: Bus): Promise<{ reason: string; revision: number } | null> {
+  try {
+    const found = await bus.last(bus.contract.locks, bus.contract.refusalOf(bus.place.submitter));
+    const refusal = found && parsed<Refusal>(found.data);
+    return found && refusal ? { reason: refusal.reason, revision: found.seq } : null;
+  } catch (error) {
+    if (error instanceof BusError && error.code === "PERMISSION_DENIED") return null;
+    throw error;
+  }
 }
 
 /** Asks for a job to be stopped, wherever it is. */

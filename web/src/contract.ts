@@ -90,6 +90,12 @@ export interface Worker {
   cordoned?: boolean;
 }
 
+/** Why commands of a submitter were refused last. */
+export interface Refusal {
+  reason: string;
+  at: string;
+}
+
 export interface Lane {
   pool: string;
   lane: string;
@@ -105,6 +111,7 @@ export class Contract {
   readonly records: string;
   readonly workers: string;
   readonly lanes: string;
+  readonly locks: string;
   readonly artifacts: string;
   private readonly fleet: string;
 
@@ -116,6 +123,7 @@ export class Contract {
     this.records = `KV_${this.fleet}_jobs`;
     this.workers = `KV_${this.fleet}_workers`;
     this.lanes = `KV_${this.fleet}_lanes`;
+    this.locks = `KV_${this.fleet}_locks`;
     this.artifacts = `OBJ_${this.fleet}_artifacts`;
   }
 
@@ -123,6 +131,7 @@ export class Contract {
     `${this.root}.commands.${submitter}.${verb}.${jobId}`;
   progressOf = (jobId: string) => `${this.root}.progress.${jobId}`;
   recordOf = (jobId: string) => `$KV.${this.fleet}_jobs.${jobId}`;
+  refusalOf = (submitter: string) => `$KV.${this.fleet}_locks.refused.${submitter}`;
   allWorkers = () => `$KV.${this.fleet}_workers.*`;
   allLanes = () => `$KV.${this.fleet}_lanes.>`;
   lane = (lane: Lane) => `${this.root}.jobs.${lane.pool}.${lane.lane}.${lane.priority}.*`;
