@@ -21,7 +21,7 @@ const names = {
   progress: (id) => `${root}.progress.${id}`,
 };
 
-const nc = await connect({ servers: url, name: workerId, maxReconnectAttempts: -1 });
+const nc = await connect({ servers: url, token: process.env.H2KBUS_TOKEN, name: workerId, maxReconnectAttempts: -1 });
 const running = new Map();
 let draining = false;
 
