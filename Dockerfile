@@ -17,7 +17,7 @@ RUN /opt/h2kbus/bin/pip install --no-deps --no-build-isolation .
 
 FROM ${PYTHON_IMAGE} AS plain
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends qemu-utils \
+    && apt-get install --yes --no-install-recommends qemu-utils bubblewrap \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 --create-home --home-dir /var/lib/h2kbus --shell /usr/sbin/nologin h2kbus \
     && install --directory --owner h2kbus --group h2kbus /images

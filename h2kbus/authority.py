@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -51,6 +52,10 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     name: str
     root: str = DEFAULT_ROOT
     any_id: bool = False
+
+    def __post_init__(self) -> None:
+        if self.any_id and self.role is not Role.WORKER:
+            raise ValueError("any_id is for workers")
 
 
 class Authority:
@@ -99,6 +104,16 @@ class Authority:
         with self._alone():
             return self._apply(self.ledger(), [wanted])
 
+    def remove(self, name: str) -> None:
+        """Forget a user and its key; servers refuse it from their next reload. Raises SettingsError."""
+        with self._alone():
+            ledger = self.ledger()
+            left = tuple(user for user in ledger.users if user.name != name)
+            if left == ledger.users:
+                raise SettingsError(f"{self.directory} has no user {name}")
+            self._keep(msgspec.structs.replace(ledger, users=left))
+            shutil.rmtree(self.user_directory(name), ignore_errors=True)
+
     @property
     def _ledger_file(self) -> Path:
         return self.directory / "authority.json"
@@ -114,23 +129,34 @@ class Authority:
             raise SettingsError(f"{error.filename or self.directory}: {error.strerror}") from None
 
     def _apply(self, ledger: Ledger, wanted: Sequence[Wanted]) -> list[User]:
-        missing = [each for each in wanted if not _exists(ledger.users, each)]
-        for each in missing:
+        for each in wanted:
             user_name(each.name)
             Grammar(each.root)
+            _exists(ledger.users, each)
         authority = self._certificate_authority()
         self._server_certificate(authority, ledger)
-        made = [self._make(each) for each in missing]
+        made: list[User] = []
+        for each in wanted:
+            if not _exists((*ledger.users, *made), each):
+                made.append(self._make(each))
         ledger = msgspec.structs.replace(ledger, users=(*ledger.users, *made))
         for user in ledger.users:
-            self._equip(authority, ledger, user)
+            # Keys may have been moved to where they are used; then there is nothing to renew here.
+            if self._seed_file(user.name).exists():
+                self._equip(authority, ledger, user)
+        self._keep(ledger)
+        return made
+
+    def _keep(self, ledger: Ledger) -> None:
         replace(self._ledger_file, msgspec.json.format(msgspec.json.encode(ledger)))
         self._configure_servers(ledger)
-        return made
+
+    def _seed_file(self, name: str) -> Path:
+        return self.user_directory(name) / f"{name}.nk"
 
     def _make(self, wanted: Wanted) -> User:
         """A user's key is the user: one that lies there already, from a call that was cut off, is kept."""
-        seed_file = self.user_directory(wanted.name) / f"{wanted.name}.nk"
+        seed_file = self._seed_file(wanted.name)
         if not seed_file.exists():
             create(seed_file, nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_USER))
         try:
@@ -163,8 +189,9 @@ class Authority:
         certificate, key = place / "ca.pem", place / "ca.key"
         if not key.exists():
             made = new_authority(f"h2kbus {self.directory.name}")
-            create(key, made.key)
+            # The key comes last: where it is, there is a certificate.
             replace(certificate, made.certificate)
+            create(key, made.key)
         return Issued(certificate.read_bytes(), key.read_bytes())
 
     def _server_certificate(self, authority: Issued, ledger: Ledger) -> None:

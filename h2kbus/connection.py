@@ -66,7 +66,8 @@ class Connection:
         """Each is given a subject that the server refused, in lower case, and says if it waited there."""
         self.closed = anyio.Event()
         self._connected = anyio.Event()
-        self._unheard: set[str] = set()
+        # Subscriptions that are being made, in lower case: whether the server has refused each.
+        self._subscribing: dict[str, bool] = {}
 
     @property
     def max_payload(self) -> int:
@@ -220,9 +221,12 @@ class Connection:
 
     async def _require_heard(self, subject: str) -> None:
         """A refusal of a subscription comes before the answer to whatever is asked next."""
-        await self.flush()
-        if subject.lower() in self._unheard:
-            self._unheard.discard(subject.lower())
+        self._subscribing[subject.lower()] = False
+        try:
+            await self.flush()
+        finally:
+            refused = self._subscribing.pop(subject.lower(), False)
+        if refused:
             raise denial(subject)
 
     async def drain(self, subscription: Subscription) -> None:
@@ -302,11 +306,15 @@ class Connection:
         denied = _DENIED.search(str(error))
         if denied is None:
             return
-        subject = denied["subject"]
-        if denied["kind"] == "subscription":
-            self._unheard.add(subject)
-        elif not any([self.inbox.fail_denied(subject), *(call(subject) for call in self.on_denied)]):
-            log.warning("this user may not publish to %s", subject)
+        subject, kind = denied["subject"], denied["kind"]
+        if kind == "subscription":
+            awaited = subject in self._subscribing
+            if awaited:
+                self._subscribing[subject] = True
+        else:
+            awaited = any([self.inbox.fail_denied(subject), *(call(subject) for call in self.on_denied)])
+        if not awaited:
+            log.warning("the server refused the %s for %s", kind, subject)
 
 
 @contextlib.asynccontextmanager

@@ -2,6 +2,7 @@
 
 import re
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -98,9 +99,14 @@ def check_server(client: Client, settings: ConnectionSettings) -> None:
     release = (version.major, version.minor, version.patch)
     if release < _FLOORS.get(release[:2], _OLDEST):
         raise ServerUnfit(f"nats-server {'.'.join(map(str, release))} is too old")
-    info = client._server_info  # noqa: SLF001 - the client has no public word for JetStream
-    if settings.api_prefix == DEFAULT_API_PREFIX and not info.get("jetstream"):
+    if settings.api_prefix == DEFAULT_API_PREFIX and not server_info(client).get("jetstream"):
         raise ServerUnfit("the server runs without JetStream", code=ErrorCode.JETSTREAM_MISSING)
+
+
+def server_info(client: Client) -> Mapping[str, Any]:
+    """What the server said of itself on connecting."""
+    info: Mapping[str, Any] = client._server_info  # noqa: SLF001 - the client has no public word for most of it
+    return info
 
 
 def _seed(settings: ConnectionSettings) -> str | None:

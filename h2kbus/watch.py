@@ -38,7 +38,10 @@ class EventFeed:
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[MemoryObjectReceiveStream[ProgressEvent]]:
-        """Subscribe. Events published from here on are in the returned stream until it is closed."""
+        """Subscribe. Events published from here on are in the returned stream until it is closed.
+
+        Raises PermissionDenied.
+        """
         send, receive = anyio.create_memory_object_stream[ProgressEvent](math.inf)
 
         def on_message(message: Msg) -> None:
@@ -46,14 +49,13 @@ class EventFeed:
             if event is not None:
                 send.send_nowait(event)
 
-        subscription = await self._connection.listen(self._subject, on_message)
-        await self._connection.flush()
-        try:
-            with send, receive:
+        with send, receive:
+            subscription = await self._connection.listen(self._subject, on_message)
+            try:
                 yield receive
-        finally:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(2):
-                await subscription.unsubscribe()
+            finally:
+                with anyio.CancelScope(shield=True), anyio.move_on_after(2):
+                    await subscription.unsubscribe()
 
     async def past(self) -> AsyncIterator[ProgressEvent]:
         """What the stream holds and was not seen yet, oldest first."""

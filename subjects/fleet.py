@@ -1,6 +1,6 @@
 """What workers and lanes say of themselves: heartbeats and lane announcements."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -9,6 +9,21 @@ from subjects.spec import DEFAULT_POOL, JobId, PoolName, Priority, Timestamp, ke
 
 ExecutionMode = Literal["host", "safe_container", "privileged_container"]
 WorkerId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,128}$(?!\n)")]
+
+CONFINED: Final = "confined"
+"""The capability of a worker whose tools run in sandboxes. A job may ask for it as for any other."""
+
+
+class WorkerSecurity(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker is guarded, as it says itself; `h2kbus doctor --security` tells what is off.
+
+    `confined` says that its tools run in sandboxes, `unprivileged` that it is neither root nor has a
+    capability of the kernel, `verifies_signatures` that it executes signed jobs only.
+    """
+
+    confined: bool = False
+    unprivileged: bool = False
+    verifies_signatures: bool = False
 
 
 class WorkerCapabilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,7 +35,8 @@ class WorkerCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     `max_disk_size_tb` is 0 where no limit was set. Gigabytes and terabytes are powers of ten.
     `capability_level` is a summary for people: 1 userspace only, 2 partition tables readable over NBD,
     3 mount and change; routing uses the capability set. `image_roots` and `output_roots` are the
-    directories below which its jobs may read images and write results; none for any path.
+    directories below which its jobs may read images and write results; none for any path. `security` is
+    missing from older workers.
     """
 
     worker_id: WorkerId
@@ -43,6 +59,7 @@ class WorkerCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     disk_space_gb: Annotated[float, Meta(ge=0)] = 0.0
     os_info: str = ""
     kernel_version: str = ""
+    security: WorkerSecurity | None = None
     image_roots: tuple[str, ...] = ()
     output_roots: tuple[str, ...] = ()
 

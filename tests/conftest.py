@@ -218,6 +218,10 @@ class Program:
         self.environment = environment
         self.place = place
 
+    def settings(self, **flags: str) -> ConnectionSettings:
+        """How the program would connect."""
+        return ConnectionSettings.resolve(flags, self.environment)
+
     def argv(self, *words: object) -> list[str]:
         return [sys.executable, "-m", "h2kbus", *map(str, words)]
 

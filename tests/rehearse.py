@@ -1,6 +1,5 @@
 """A plug-in operation for tests: it does what its parameters say, so that each way to end can be had."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -75,9 +74,8 @@ class Rehearse:
 
     async def _run_tool(self, job: JobContext, seconds: float) -> None:
         job.report.enter("first", "running a tool")
-        program = f"import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep({seconds})"
         async with job.workplace() as place:
-            await place.tools.run([sys.executable, "-c", program])
+            await place.tools.run(["sh", "-c", f"trap '' TERM; sleep {seconds}"])
 
     async def _flood(self, job: JobContext, mib: int) -> None:
         program = (
@@ -88,7 +86,7 @@ class Rehearse:
             "    sys.stderr.buffer.write(line)\n"
         )
         async with job.workplace() as place:
-            await place.tools.run([sys.executable, "-c", program])
+            await place.tools.run(["/usr/bin/python3", "-c", program])
 
     async def _work(self, job: JobContext, seconds: float) -> None:
         for phase in ("first", "second"):

@@ -1,4 +1,8 @@
-"""A tool's process: started without a shell, with a small environment, and ended with its whole group."""
+"""A tool's process: started without a shell, with a small environment, and ended with its whole group.
+
+A tool in a sandbox is the child of the process that made it, and the first in a process namespace of its
+own: the kernel ends all others in it with that one, whatever groups they made.
+"""
 
 import contextlib
 import os
@@ -16,6 +20,9 @@ from h2kbus.errors import ErrorCode, OperationFailed
 REAP_SECONDS: Final = 10.0
 """How long SIGKILL may take; only a process stuck in the kernel takes longer."""
 
+_COUNTERS_BYTES: Final = 4096
+_SIGNALLED: Final = 128
+_SIGNALS: Final = frozenset(each.value for each in signal.Signals)
 _NOTHING: Final[Mapping[str, str]] = {}
 _SEARCH_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -23,7 +30,8 @@ _SEARCH_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/
 class Child:
     """A started process, the leader of its own session, with both its outputs as non-blocking pipes.
 
-    With `talks`, its stdin is one too; otherwise that is empty.
+    With `talks`, its stdin is one too; otherwise that is empty. `sandboxed` says that the command makes a
+    sandbox for the tool, which is signalled in the place of its maker.
 
     It is not reaped before its group has been killed, so that its number cannot belong to another
     process by then.
@@ -37,7 +45,9 @@ class Child:
         *,
         environment: Mapping[str, str] = _NOTHING,
         talks: bool = False,
+        sandboxed: bool = False,
     ) -> None:
+        self.sandboxed = sandboxed
         try:
             self._process = subprocess.Popen(
                 command,
@@ -46,7 +56,7 @@ class Child:
                 stderr=subprocess.PIPE,
                 start_new_session=True,
                 cwd=scratch,
-                env={**_environment(scratch), **environment},
+                env={"PATH": _path(), "LC_ALL": "C.UTF-8", **environment},
                 pass_fds=tuple(pass_fds),
             )
         except OSError as error:
@@ -54,6 +64,7 @@ class Child:
             raise OperationFailed(ErrorCode.TOOL_FAILED, message) from error
         self.pid = self._process.pid
         self._pidfd = os.pidfd_open(self.pid)
+        self._io = _counters_of(self.pid)
         self.stdout = _non_blocking(self._process.stdout)
         self.stderr = _non_blocking(self._process.stderr)
         self.stdin = _non_blocking(self._process.stdin) if talks else None
@@ -63,6 +74,8 @@ class Child:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._pidfd)
+        if self._io is not None:
+            os.close(self._io)
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe is not None:
                 pipe.close()
@@ -76,8 +89,31 @@ class Child:
             await anyio.wait_readable(self._pidfd)
 
     def signal_group(self, number: signal.Signals) -> None:
+        inside = self.inside
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, number)
+            if inside is None:
+                os.killpg(self.pid, number)
+            else:
+                os.kill(inside, number)
+
+    @property
+    def inside(self) -> int | None:
+        """The first process of the sandbox; None while there is none, or none any more."""
+        if not self.sandboxed or self.exited():
+            return None
+        numbers = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return int(numbers[0]) if numbers else None
+
+    def io_bytes(self) -> tuple[int, int]:
+        """What it read and wrote through the kernel so far (rchar and wchar of proc(5)).
+
+        Its children count when they have been waited for, so that a sandboxed tool counts at its end.
+        """
+        if self._io is None:
+            return 0, 0
+        text = os.pread(self._io, _COUNTERS_BYTES, 0).decode()
+        counters = dict(each.split(": ") for each in text.splitlines())
+        return int(counters["rchar"]), int(counters["wchar"])
 
     def reap(self) -> bool:
         return self._process.poll() is not None
@@ -85,7 +121,11 @@ class Child:
     @property
     def status(self) -> int:
         """The exit status; the negative number of the signal that ended it."""
-        return self._process.returncode if self._process.returncode is not None else -signal.SIGKILL
+        code = self._process.returncode
+        if code is None:
+            return -signal.SIGKILL
+        # A sandbox's maker tells a signal as shells do; no tool of ours ends so by itself.
+        return _SIGNALLED - code if self.sandboxed and code - _SIGNALLED in _SIGNALS else code
 
     async def end(self, grace_seconds: float) -> bool:
         """Leave nothing of its group, whether it ended by itself or not; False if it cannot be killed."""
@@ -97,7 +137,20 @@ class Child:
             self.signal_group(signal.SIGKILL)
             with anyio.move_on_after(REAP_SECONDS):
                 await self.wait()
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
         return self.reap()
+
+
+def _counters_of(pid: int) -> int | None:
+    """A descriptor of its counters, opened early: once a process has ended, only root may open them.
+
+    None where it has ended by now, as what only says its version may have.
+    """
+    try:
+        return os.open(f"/proc/{pid}/io", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
 
 
 def _non_blocking(pipe: IO[bytes] | None) -> int:
@@ -112,10 +165,13 @@ def tool_path(name: str) -> str | None:
     return shutil.which(name, path=_path())
 
 
+def required_tool(name: str) -> str:
+    """Where a program is. Raises TOOL_MISSING."""
+    found = tool_path(name)
+    if found is None:
+        raise OperationFailed(ErrorCode.TOOL_MISSING, f"{name} is not installed on the worker", tool=name)
+    return found
+
+
 def _path() -> str:
     return os.pathsep.join(filter(None, (os.environ.get("PATH"), _SEARCH_PATH)))
-
-
-def _environment(scratch: Path) -> dict[str, str]:
-    place = str(scratch)
-    return {"PATH": _path(), "LC_ALL": "C.UTF-8", "HOME": place, "TMPDIR": place}

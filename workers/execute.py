@@ -12,6 +12,7 @@ import msgspec
 
 from h2kbus.errors import AttemptStopped, ErrorCode, H2KBusError, InvalidMessage, OperationFailed
 from subjects.catalog import OperationCatalog
+from subjects.fleet import CONFINED
 from subjects.lifecycle import is_granted, stop_cause
 from subjects.operations import OperationDeclaration, parameters_of, selected_actions
 from subjects.record import JobRecord
@@ -127,7 +128,11 @@ def _context(
     @contextlib.asynccontextmanager
     async def workplace() -> AsyncIterator[Workplace]:
         async with open_workplace(
-            destination, record.job_id, lease.terms, lambda: lease.publication is not None
+            destination,
+            record.job_id,
+            lease.terms,
+            lambda: lease.publication is not None,
+            confined=CONFINED in means.capabilities,
         ) as place:
             places.append(place)
             lease.log_file = place.log.path

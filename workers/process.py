@@ -1,8 +1,9 @@
 """The one place where workers run other programs.
 
-Every tool runs in a session of its own, without a shell, with a small environment, with its output
-bounded and kept in the job's log. It dies with the attempt (cancelled, timed out), with its whole
-process group, and it dies with the worker, even with one that is killed by SIGKILL.
+Every tool runs in a session of its own, without a shell, with a small environment and limits on what it
+takes, with its output bounded and kept in the job's log. It dies with the attempt (cancelled, timed out),
+with its whole process group, and it dies with the worker, even with one that is killed by SIGKILL.
+Where the host allows it, it runs in a sandbox, in which it sees and reaches nothing else.
 """
 
 import contextlib
@@ -17,10 +18,12 @@ import anyio
 import msgspec
 
 from h2kbus.errors import ErrorCode, OperationFailed
-from workers.child import Child, tool_path
+from workers.child import Child, required_tool
 from workers.conversation import Conversation, converse
 from workers.joblog import JobLog, printable
 from workers.lines import MAX_LINE_BYTES, LineSplitter, OnLine
+from workers.sandbox import BWRAP, ORDINARY, SCRATCH, Allowance, command_line
+from workers.seal import seal
 
 GRACE_SECONDS = 1.0
 """How long a process group may take to end after SIGTERM before it gets SIGKILL."""
@@ -32,27 +35,11 @@ _LOGGED_BYTES = 256 * 1024
 _NO_SPACE = ("No space left on device", "Disk quota exceeded")
 
 
-class ToolLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Resource limits of one tool, enforced by the kernel; None leaves the worker's own limit."""
-
-    address_space_bytes: int | None = None
-    cpu_seconds: int | None = None
-    file_size_bytes: int | None = None
-
-    def prefix(self) -> list[str]:
-        given = {"as": self.address_space_bytes, "cpu": self.cpu_seconds, "fsize": self.file_size_bytes}
-        options = [f"--{name}={value}" for name, value in given.items() if value is not None]
-        return ["prlimit", *options, "--"] if options else []
-
-
-UNLIMITED = ToolLimits()
-
-
 class ToolOutput(msgspec.Struct, frozen=True, kw_only=True):
     """How a tool ended. `stdout` is at most the capture limit, and `truncated` says that more came.
 
-    `stderr` is the end of what it said there. The byte counts are what it read and wrote through the
-    kernel (rchar and wchar of proc(5)), as last seen while it ran.
+    `stderr` is the end of what it said there. The byte counts are what it and the children that it waited
+    for read and wrote through the kernel (rchar and wchar of proc(5)).
     """
 
     status: int
@@ -76,10 +63,14 @@ class ToolRunner:
     """Runs the tools of one attempt, one or several at a time.
 
     They work in `scratch` and everything they say goes to `log`. `commands` are the command lines so
-    far; `read_bytes` and `written_bytes` add up what all of them read and wrote.
+    far; `read_bytes` and `written_bytes` add up what all of them read and wrote. `confined` must be true
+    only where sandboxes were proven to work.
     """
 
-    def __init__(self, log: JobLog, scratch: Path, *, grace_seconds: float = GRACE_SECONDS) -> None:
+    def __init__(
+        self, log: JobLog, scratch: Path, *, grace_seconds: float = GRACE_SECONDS, confined: bool = False
+    ) -> None:
+        self._confined = confined
         self.log = log
         self.scratch = scratch
         self.read_bytes = 0
@@ -95,11 +86,14 @@ class ToolRunner:
         on_output: OnLine | None = None,
         capture_limit: int = CAPTURE_BYTES,
         timeout: float | None = None,
-        limits: ToolLimits = UNLIMITED,
+        allowance: Allowance = ORDINARY,
         pass_fds: Collection[int] = (),
         environment: Mapping[str, str] | None = None,
     ) -> ToolOutput:
         """Run a program to its end and return what it said.
+
+        In a sandbox it can read the files behind `pass_fds` and what `allowance` says, and write to its
+        scratch directory only; a file that was opened for reading cannot be written to by it.
 
         `on_output` gets each line of its stdout (ended by newline or carriage return) as it comes; such
         lines are kept neither in memory nor in the log. `timeout` is in seconds. Raises OperationFailed:
@@ -107,12 +101,8 @@ class ToolRunner:
         time-out. When cancelled, the process group is gone before the cancellation goes on.
         """
         name = Path(argv[0]).name
-        command = [*_prefix(limits), _find(argv[0]), *argv[1:]]
-        self.commands.append(shlex.join(argv))
-        self.log.line(f"run: {self.commands[-1]}")
-        given = environment or {}
         with (
-            Child(command, self.scratch, pass_fds, environment=given) as child,
+            await self._start(argv, allowance, pass_fds, environment or {}) as child,
             anyio.move_on_after(timeout) as deadline,
         ):
             watch = _Watch(child, self.log, on_output, capture_limit)
@@ -124,7 +114,7 @@ class ToolRunner:
         self._account(name, output)
         if deadline.cancelled_caught:
             raise OperationFailed(ErrorCode.TOOL_FAILED, f"{name} did not finish within {timeout:g} s")
-        if output.status not in accept:
+        if output.status not in accept or (child.sandboxed and _is_unmade(output)):
             raise _failure(name, output)
         return output
 
@@ -134,7 +124,7 @@ class ToolRunner:
         argv: Sequence[str],
         *,
         environment: Mapping[str, str] | None = None,
-        limits: ToolLimits = UNLIMITED,
+        allowance: Allowance = ORDINARY,
         pass_fds: Collection[int] = (),
     ) -> AsyncIterator[Conversation]:
         """Run a program that is talked to by lines, for as long as the context is open.
@@ -143,16 +133,42 @@ class ToolRunner:
         it is being talked to. At the end, and when cancelled, its process group is gone.
         """
         name = Path(argv[0]).name
-        command = [*_prefix(limits), _find(argv[0]), *argv[1:]]
-        self.commands.append(shlex.join(argv))
-        self.log.line(f"run: {self.commands[-1]}")
-        given = environment or {}
-        with Child(command, self.scratch, pass_fds, environment=given, talks=True) as child:
+        with await self._start(argv, allowance, pass_fds, environment or {}, talks=True) as child:
             try:
                 async with converse(child, name, self.log) as conversation:
                     yield conversation
             finally:
                 await self._end(child, name)
+
+    @property
+    def seen_scratch(self) -> str:
+        """The scratch directory by the name that a job's tools have for it."""
+        return SCRATCH if self._confined else str(self.scratch)
+
+    async def _start(
+        self,
+        argv: Sequence[str],
+        allowance: Allowance,
+        pass_fds: Collection[int],
+        environment: Mapping[str, str],
+        *,
+        talks: bool = False,
+    ) -> Child:
+        sandboxed = self._confined and not allowance.host
+        command = command_line([required_tool(argv[0]), *argv[1:]], allowance, sandboxed=sandboxed)
+        if sandboxed:
+            for each in pass_fds:
+                await seal(each, self.scratch)
+        self.commands.append(shlex.join(argv))
+        self.log.line(f"run: {self.commands[-1]}")
+        return Child(
+            command,
+            self.scratch,
+            pass_fds,
+            environment={**_home(SCRATCH if sandboxed else str(self.scratch)), **environment},
+            talks=talks,
+            sandboxed=sandboxed,
+        )
 
     async def _end(self, child: Child, name: str) -> None:
         if not await child.end(self._grace_seconds):
@@ -187,7 +203,7 @@ class _Watch:
             group.start_soon(self._pump, self._child.stdout, self._take_stdout, self._stdout_line())
             group.start_soon(self._pump, self._child.stderr, self._ignore, self._stderr_line)
             await self._child.wait()
-            self._sample()
+            self._io = self._child.io_bytes()
             self._child.signal_group(signal.SIGKILL)
             group.cancel_scope.deadline = anyio.current_time() + GRACE_SECONDS
 
@@ -214,7 +230,6 @@ class _Watch:
                 lines.feed(chunk)
 
     def _take_stdout(self, chunk: bytes) -> None:
-        self._sample()
         if self._on_output is None:
             room = self._limit - len(self._captured)
             self._captured += chunk[:room]
@@ -235,30 +250,22 @@ class _Watch:
         if self._log_budget > 0:
             self._log.line(f"  {line}")
 
-    def _sample(self) -> None:
-        """Read the child's byte counters; they cannot be read at its end where we are not root."""
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            text = Path(f"/proc/{self._child.pid}/io").read_text()
-            counters = dict(each.split(": ") for each in text.splitlines())
-            self._io = (int(counters["rchar"]), int(counters["wchar"]))
+
+def _home(scratch: str) -> dict[str, str]:
+    return {"HOME": scratch, "TMPDIR": scratch}
 
 
-def _prefix(limits: ToolLimits) -> list[str]:
-    """Let the kernel kill the tool when the worker dies, and hold it to its limits."""
-    prefix = ["setpriv", "--pdeathsig", "KILL", "--", *limits.prefix()]
-    return [_find(each) if each in ("setpriv", "prlimit") else each for each in prefix]
-
-
-def _find(name: str) -> str:
-    found = tool_path(name)
-    if found is None:
-        raise OperationFailed(ErrorCode.TOOL_MISSING, f"{name} is not installed on the worker", tool=name)
-    return found
+def _is_unmade(output: ToolOutput) -> bool:
+    """Whether the sandbox was not made: its maker ends with a status that tools use too."""
+    return output.status == 1 and output.last_words.startswith(f"{BWRAP}: ")
 
 
 def _failure(name: str, output: ToolOutput) -> OperationFailed:
     if any(words in output.stderr for words in _NO_SPACE):
         return OperationFailed(ErrorCode.NO_SPACE, f"{name}: {output.last_words}", tool=name)
+    if _is_unmade(output):
+        message = f"{name} could not be given its sandbox: {output.last_words}"
+        return OperationFailed(ErrorCode.TOOL_FAILED, message, tool=name)
     if output.status < 0:
         return OperationFailed(
             ErrorCode.TOOL_FAILED, _signal_words(name, output), tool=name, signal=-output.status

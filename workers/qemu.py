@@ -11,18 +11,17 @@ from h2kbus.errors import ErrorCode, OperationFailed
 from subjects.spec import ImageFormat
 from workers.formats import FORMATS
 from workers.formats.header import Window
+from workers.limits import METADATA, WORK, ToolLimits
 from workers.lines import OnLine
-from workers.process import UNLIMITED, ToolLimits, ToolOutput, ToolRunner
+from workers.process import ToolOutput, ToolRunner
+from workers.sandbox import Allowance
 from workers.tool_json import tool_json
 
 PROGRAM = "qemu-img"
 OnFraction = Callable[[float], None]
 
-METADATA_LIMITS = ToolLimits(address_space_bytes=1 << 30, cpu_seconds=60)
-"""Reading an image's metadata takes milliseconds and some 100 MiB of address space; a hostile image
-takes all that it can get."""
-
 METADATA_SECONDS = 120.0
+BRIEF = Allowance(limits=METADATA)
 _WITH_BACKING = frozenset({"qcow2", "vmdk"})
 _RANGE = "range.raw"
 _MAX_JSON = 4 * 1024 * 1024
@@ -135,7 +134,7 @@ class QemuImg:
         return tuple(self._by_path(each) for each in self._tools.commands)
 
     async def version(self) -> str:
-        output = await self._tools.run([PROGRAM, "--version"], timeout=METADATA_SECONDS)
+        output = await self._tools.run([PROGRAM, "--version"], timeout=METADATA_SECONDS, allowance=BRIEF)
         return output.stdout.decode("utf-8", "replace").partition("\n")[0]
 
     async def info(self, disk: Disk) -> tuple[ImageInfo, bytes]:
@@ -206,7 +205,7 @@ class QemuImg:
 
     async def _metadata(self, verb: str, disks: Sequence[Disk], *arguments: str) -> ToolOutput:
         try:
-            output = await self._run([PROGRAM, verb, *arguments], disks, limits=METADATA_LIMITS)
+            output = await self._run([PROGRAM, verb, *arguments], disks, limits=METADATA)
         except OperationFailed as error:
             if error.error_code is not ErrorCode.TOOL_FAILED:
                 raise
@@ -227,9 +226,9 @@ class QemuImg:
         *,
         accept: Collection[int] = (0,),
         on_output: OnLine | None = None,
-        limits: ToolLimits = UNLIMITED,
+        limits: ToolLimits = WORK,
     ) -> ToolOutput:
-        timeout = METADATA_SECONDS if limits.cpu_seconds else None
+        timeout = METADATA_SECONDS if limits is METADATA else None
         layers = [layer for disk in disks for layer in disk.layers if not layer.made_here]
         for layer in layers:
             # In a node, the path is a string of JSON.
@@ -243,7 +242,7 @@ class QemuImg:
                 on_output=on_output,
                 capture_limit=_MAX_JSON,
                 timeout=timeout,
-                limits=limits,
+                allowance=Allowance(limits=limits),
                 pass_fds=handed,
             )
         except OperationFailed as error:

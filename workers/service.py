@@ -18,7 +18,7 @@ from h2kbus.slots import Slot, Slots
 from subjects.catalog import OperationCatalog
 from subjects.codec import encode
 from subjects.events import milestone
-from subjects.fleet import WorkerCapabilities, WorkerOrder
+from subjects.fleet import CONFINED, WorkerCapabilities, WorkerOrder
 from subjects.topology import REPROBE_SECONDS, Topology
 from workers.artifacts import upload_log
 from workers.claim import Claims
@@ -90,6 +90,7 @@ class Worker:
 
         Once ready it gives `drain` to `task_status`.
         """
+        self._tell_confinement()
         await self._registry.join()
         await self._orders.read()
         await self._puller.open()
@@ -215,6 +216,11 @@ class Worker:
             self._cordoned = cordoned
             self._on_lanes()
             self._registry.hurry()
+
+    def _tell_confinement(self) -> None:
+        found = self._profile.found
+        if not found.capabilities.get(CONFINED):
+            log.warning("tools are not confined: %s", found.evidence.get(CONFINED, "it was not probed"))
 
     def _describe(self) -> WorkerCapabilities:
         return msgspec.structs.replace(

@@ -58,16 +58,22 @@ def stage_intermediates(
 
 @asynccontextmanager
 async def open_workplace(
-    destination: Destination, job_id: str, lease: Lease, is_needed: Callable[[], bool]
+    destination: Destination,
+    job_id: str,
+    lease: Lease,
+    is_needed: Callable[[], bool],
+    *,
+    confined: bool = False,
 ) -> AsyncIterator[Workplace]:
     """Make the workplace of the attempt that has this lease. Raises OUTPUT_UNWRITABLE or NO_SPACE.
 
-    `is_needed` says at the end whether its scratch directory has to stay.
+    `is_needed` says at the end whether its scratch directory has to stay. `confined` must be true only
+    where sandboxes were proven to work.
     """
     # However short the lease, tools are gone before it counts as lost.
     grace = min(GRACE_SECONDS, lease.seconds * GRACE_SHARE)
     with open_output(destination, make=True) as output:
         async with scratch_directory(output, job_id, lease.token, is_needed) as private:
             with JobLog(log_path(output.path, job_id), output.inside) as log:
-                tools = ToolRunner(log, private.inside, grace_seconds=grace)
+                tools = ToolRunner(log, private.inside, grace_seconds=grace, confined=confined)
                 yield Workplace(output, private, log, tools)

@@ -74,8 +74,6 @@ def add_user(
 
     Servers know it once they have read access.conf again, twice: nats-server --signal reload.
     """
-    if any_id and role is not Role.WORKER:
-        raise SettingsError("--any-id is for workers")
     authority = _authority(directory)
     root = context.obj.flags.get("root") or DEFAULT_ROOT
     made = authority.add(_wanted({"role": role, "name": name, "root": root, "any_id": any_id}))
@@ -83,6 +81,19 @@ def add_user(
     _tell(context, authority, made)
     if not made:
         say(f"{name} exists already")
+
+
+@commands.command()
+def remove_user(
+    directory: Directory,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As `auth show` lists it.")],
+) -> None:
+    """Take a user's access away, and remove its keys here.
+
+    Servers refuse it once they have read access.conf again: nats-server --signal reload.
+    """
+    _authority(directory).remove(name)
+    print_line(f"{name} is no user any more")
 
 
 @commands.command()

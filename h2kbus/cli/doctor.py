@@ -17,11 +17,15 @@ from workers.capabilities import Finding, probe_all
 
 SERVER_SECONDS: Final = 5.0
 
-Verdict = Literal["ok", "missing", "optional"]
+Verdict = Literal["ok", "missing", "optional", "off", "unknown"]
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One finding. `optional` is missing too, but nothing that is built in needs it."""
+    """One finding. `optional` is missing too, but nothing that is built in needs it.
+
+    Of the doors of `h2kbus.cli.security` one that stands open is `off`, and `unknown` is one that cannot be
+    seen from here.
+    """
 
     subject: str
     verdict: Verdict

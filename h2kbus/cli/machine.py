@@ -18,22 +18,26 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def doctor(context: typer.Context) -> None:
+def doctor(
+    context: typer.Context,
+    security: Annotated[bool, typer.Option("--security", help="Say which doors stand open instead.")] = False,
+) -> None:
     """Say what is missing, and what mends it.
 
-    Looks at this machine and at the server. The exit code is 1 when something is missing that the
-    built-in operations need.
+    Looks at this machine and at the server; with --security at its live workers too. The exit code is 1
+    when something is missing that the built-in operations need, or when a door stands open.
     """
     from h2kbus.cli.doctor import examine
+    from h2kbus.cli.security import examine_security
 
-    checks = run_async(examine, context.obj.settings())
+    checks = run_async(examine_security if security else examine, context.obj.settings())
     if context.obj.json:
         for check in checks:
             print_json(check)
     else:
         rows = ((check.subject, check.verdict, check.evidence, check.mend) for check in checks)
         print_table(("CHECK", "VERDICT", "EVIDENCE", "TO MEND IT"), rows)
-    if any(check.verdict == "missing" for check in checks):
+    if any(check.verdict in {"missing", "off"} for check in checks):
         raise typer.Exit(Exit.JOB_FAILED)
 
 

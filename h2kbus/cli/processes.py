@@ -40,7 +40,7 @@ from h2kbus.plugins import load_catalog
 from h2kbus.settings import ConnectionSettings
 from h2kbus.signing import read_public_keys
 from subjects.catalog import OperationCatalog
-from subjects.fleet import WorkerCapabilities
+from subjects.fleet import CONFINED, WorkerCapabilities, WorkerSecurity
 from subjects.grammar import Grammar
 from subjects.lease import LEASE_SECONDS, MIN_LEASE_SECONDS
 from subjects.record import JobRecord
@@ -122,6 +122,9 @@ def worker(
     reprobe: Annotated[
         float, typer.Option(min=10, help="Seconds after which capabilities are probed again.")
     ] = REPROBE_SECONDS,
+    require_confinement: Annotated[
+        bool, typer.Option("--require-confinement", help="Do not start where tools cannot be confined.")
+    ] = False,
     verify_keys: VerifyKeys = None,
     image_root: ImageRoots = [],  # noqa: B006 - typer copies it
     output_root: OutputRoots = [],  # noqa: B006 - typer copies it
@@ -133,11 +136,12 @@ def worker(
     It pulls the jobs that this machine can do. SIGTERM or Ctrl-C drains it; a second one ends it.
     """
     set_up_logging(verbose)
+    insisted = [CONFINED] if require_confinement else []
     options = WorkerOptions(
         pool=pool,
         slots=slots,
         grace=grace,
-        switches=read_switches(capability, no_capability),
+        switches=read_switches([*capability, *insisted], no_capability),
         max_disk_size_tb=max_disk_tb,
         reprobe_seconds=reprobe,
         trusted_keys=read_public_keys(verify_keys) if verify_keys else None,
@@ -288,9 +292,10 @@ async def _serve_worker(
 
     allow_many_files()
     async with connect(settings) as connection, while_connected(connection):
-        # What is not there any more ends a capability, not the worker: nothing is insisted on again.
-        switched_off = {token: False for token, wanted in options.switches.items() if not wanted}
-        later = msgspec.structs.replace(options, switches=switched_off)
+        # What is not there any more ends a capability, not the worker: nothing is insisted on again. But
+        # where tools must be confined they are to the end: then a probe that fails changes nothing.
+        lasting = {token: on for token, on in options.switches.items() if token == CONFINED or not on}
+        later = msgspec.structs.replace(options, switches=lasting)
         detect = functools.partial(_profile, catalog, later, profile.worker_id)
         worker = Worker(
             connection,
@@ -318,4 +323,7 @@ async def _profile(catalog: OperationCatalog, options: WorkerOptions, worker_id:
         overrides=options.switches,
         max_disk_size_tb=options.max_disk_size_tb,
     )
-    return site.described(found)
+    guard = msgspec.structs.replace(
+        found.security or WorkerSecurity(), verifies_signatures=options.trusted_keys is not None
+    )
+    return msgspec.structs.replace(site.described(found), security=guard)

@@ -144,7 +144,7 @@ def number(local: Program, tmp_path: Path) -> int:
 
 def publish(local: Program, subject: str, body: bytes) -> None:
     async def send() -> None:
-        async with h2kbus.connect(local.environment["H2KBUS_URL"]) as bus:
+        async with h2kbus.connect(settings=local.settings()) as bus:
             await bus.connection.publish(subject, body)
 
     anyio.run(send)

@@ -7,7 +7,6 @@ import anyio
 import pytest
 
 import h2kbus
-from h2kbus.settings import ConnectionSettings
 from tests.conftest import Program, environment, read_ready
 from tests.guests.campaign import AT_ONCE, Campaign
 from tests.guests.cases import CASES, OF_EACH_FAMILY, Case
@@ -42,7 +41,7 @@ async def campaign(
     words = ("up", "--json", "--port", "0", "--data-dir", place / "data", "--slots", AT_ONCE)
     with program.started(*words) as process:
         url = (await anyio.to_thread.run_sync(read_ready, process))["url"]
-        async with h2kbus.connect(settings=ConnectionSettings(url=url), submitter="tester") as bus:
+        async with h2kbus.connect(settings=program.settings(url=url), submitter="tester") as bus:
             run = Campaign(bus, place, _selected(request.session), _teller(request))
             async with anyio.create_task_group() as group:
                 group.start_soon(run.run)

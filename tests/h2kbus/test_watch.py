@@ -1,20 +1,22 @@
 """A watcher sees each event once and in order, whenever it comes and whatever it misses."""
 
 import datetime as dt
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import anyio
 import pytest
+from nats.aio.subscription import Subscription
 
 from h2kbus import watch
 from h2kbus.connection import Connection, connect
+from h2kbus.errors import PermissionDenied
+from h2kbus.inbox import MessageHandler, denial
 from h2kbus.journal import publish_event
-from h2kbus.provision import provision
+from h2kbus.settings import ConnectionSettings
 from h2kbus.watch import EventFeed
 from subjects.events import ProgressEvent
 from subjects.states import State
 from subjects.topology import Topology
-from tests.h2kbus.conftest import OwnServer
 
 
 async def tell(
@@ -99,19 +101,18 @@ async def test_one_feed_may_follow_every_job(provisioned: Connection, topology: 
 
 
 @pytest.fixture
-async def deaf(own_server: Callable[..., OwnServer], topology: Topology) -> AsyncIterator[list[Connection]]:
-    """Two connections, the second of which the server gives no live events."""
-    users = [
-        {"user": "hears", "password": "x"},
-        {"user": "deaf", "password": "x", "permissions": {"subscribe": {"deny": ["*.v1.progress.>"]}}},
-    ]
-    server = own_server(authorization={"users": users})
-    async with (
-        connect(server.settings(user="hears", password="x")) as hears,
-        connect(server.settings(user="deaf", password="x")) as cannot,
-    ):
-        await provision(hears, topology)
-        yield [hears, cannot]
+async def deaf(
+    provisioned: Connection, settings: ConnectionSettings, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[list[Connection]]:
+    """Two connections, the second of which gets no live events."""
+    async with connect(settings) as cannot:
+        listen = cannot.listen
+
+        async def elsewhere(subject: str, handler: MessageHandler) -> Subscription:
+            return await listen("elsewhere", handler)
+
+        monkeypatch.setattr(cannot, "listen", elsewhere)
+        yield [provisioned, cannot]
 
 
 async def test_events_that_the_subscription_missed_are_read_from_the_stream(
@@ -124,6 +125,17 @@ async def test_events_that_the_subscription_missed_are_read_from_the_stream(
     assert await take(feed, 1) == [1]
     await tell(hears, topology, 2, 3)
     assert await take(feed, 2) == [2, 3]
+
+
+async def test_watcher_that_may_not_hear_is_told_so(
+    provisioned: Connection, topology: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(subject: str, handler: MessageHandler) -> Subscription:
+        raise denial(subject)
+
+    monkeypatch.setattr(provisioned, "listen", refused)
+    with pytest.raises(PermissionDenied, match="progress"):
+        await take(EventFeed(provisioned, topology, "j1").follow(nothing), 1)
 
 
 async def test_end_of_a_job_whose_events_have_expired_is_told(

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from subjects.builtin import BUILT_IN
+from subjects.fleet import CONFINED
 from subjects.lease import Lease
 from subjects.operations import OperationDeclaration, parameters_of, selected_actions
 from subjects.spec import ArtifactPolicy, Audit, ImageSpec, JobSpec
@@ -122,12 +123,16 @@ async def lease_is_held() -> None:
 
 
 class Bench:
-    """Runs operations the way a worker does, into one output directory."""
+    """Runs operations the way a worker does, into one output directory.
+
+    Tools are confined, as on every host that can do it; `confined` is for what has to look into them.
+    """
 
     def __init__(self, out: Path) -> None:
         self.out = out
         self.report = RecordingReport()
         self.capabilities: frozenset[str] = frozenset()
+        self.confined = True
         self.site = ANYWHERE
         self.guard: Callable[[], Awaitable[None]] = lease_is_held
         self.publication: Publication | None = None
@@ -154,12 +159,17 @@ class Bench:
     async def _attempt(self, spec: JobSpec, declaration: OperationDeclaration) -> OperationResult:
         places: list[Workplace] = []
         destination = self.site.destination(str(self.out))
+        capabilities = self.capabilities | ({CONFINED} if self.confined else set())
 
         @contextlib.asynccontextmanager
         async def workplace() -> AsyncIterator[Workplace]:
             lease = Lease(worker_id="worker-1", token=7)
             async with open_workplace(
-                destination, "job-1", lease, lambda: self.publication is not None
+                destination,
+                "job-1",
+                lease,
+                lambda: self.publication is not None,
+                confined=CONFINED in capabilities,
             ) as place:
                 places.append(place)
                 yield place
@@ -178,7 +188,7 @@ class Bench:
             spec=spec,
             parameters=parameters_of(declaration, spec.parameters),
             actions=selected_actions(declaration, spec.requested_actions),
-            capabilities=self.capabilities,
+            capabilities=capabilities,
             site=self.site,
             report=self.report,
             workplace=workplace,

@@ -3,37 +3,54 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
+import psutil
 import pytest
 
 from h2kbus.errors import ErrorCode, OperationFailed
 from workers.joblog import JobLog
-from workers.process import ToolLimits, ToolRunner
+from workers.limits import ToolLimits
+from workers.process import ToolRunner
+from workers.sandbox import Allowance
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def tools(tmp_path: Path) -> Iterator[ToolRunner]:
+MIB = 1 << 20
+
+
+@pytest.fixture(params=[False, True], ids=["limits-only", "confined"])
+def tools(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ToolRunner]:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
     with JobLog(tmp_path / "job.log") as log:
-        yield ToolRunner(log, tmp_path, grace_seconds=0.3)
+        yield ToolRunner(log, scratch, grace_seconds=0.3, confined=request.param)
 
 
-def alive(pid: int) -> bool:
-    try:
-        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
-        return False
+@pytest.fixture
+def marked() -> str:
+    """A time to sleep, in seconds, that tells a process of this test from all others."""
+    return f"60.{uuid.uuid4().int}"
 
 
-async def gone(pid: int) -> bool:
+def alive(marked: str) -> list[int]:
+    """The processes that sleep for this time; a process in a sandbox has another number in there."""
+    return [
+        each.pid
+        for each in psutil.process_iter(["cmdline"])
+        if marked in (words := each.info["cmdline"] or []) and Path(words[0]).name == "sleep"
+    ]
+
+
+async def gone(marked: str) -> bool:
     with anyio.move_on_after(5):
-        while alive(pid):
+        while alive(marked):
             await anyio.sleep(0.01)
-    return not alive(pid)
+    return not alive(marked)
 
 
 async def test_lines_end_at_carriage_returns_too(tools: ToolRunner) -> None:
@@ -84,9 +101,9 @@ async def test_time_out_ends_the_tool(tools: ToolRunner) -> None:
 
 
 async def test_address_space_limit_holds(tools: ToolRunner) -> None:
-    limits = ToolLimits(address_space_bytes=64 << 20)
+    allowance = Allowance(limits=ToolLimits(address_space_bytes=64 << 20))
     with pytest.raises(OperationFailed):
-        await tools.run([sys.executable, "-c", "bytearray(1 << 28)"], limits=limits)
+        await tools.run(["/usr/bin/python3", "-c", "bytearray(1 << 28)"], allowance=allowance)
 
 
 async def test_environment_is_not_handed_down(tools: ToolRunner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,47 +113,62 @@ async def test_environment_is_not_handed_down(tools: ToolRunner, monkeypatch: py
 
 
 async def test_cancelling_kills_the_whole_group_even_if_it_ignores_sigterm(
-    tools: ToolRunner, tmp_path: Path
+    tools: ToolRunner, marked: str
 ) -> None:
-    pids: list[int] = []
+    seen: list[int] = []
     with anyio.CancelScope() as scope:
 
-        def note(line: str) -> None:
-            pids.extend(map(int, line.split()))
+        def note(_: str) -> None:
+            seen.extend(alive(marked))
             scope.cancel()
 
-        script = "trap '' TERM; sleep 60 & echo $$ $!; while :; do sleep 60; done"
+        script = f"trap '' TERM; sleep {marked} & sleep {marked} & sleep 0.2; echo started; wait"
         await tools.run(["sh", "-c", script], on_output=note)
     assert scope.cancelled_caught
-    assert len(pids) == 2
-    assert [await gone(pid) for pid in pids] == [True, True]
+    assert len(seen) == 2
+    assert alive(marked) == []
 
 
-async def test_forgotten_child_does_not_outlive_its_tool(tools: ToolRunner) -> None:
-    output = await tools.run(["sh", "-c", "sleep 60 & echo $!"])
-    assert await gone(int(output.stdout))
+async def test_tool_is_asked_to_end_before_it_is_killed(tools: ToolRunner) -> None:
+    with anyio.CancelScope() as scope:
+        script = "trap 'echo asked > asked; exit' TERM; echo started; while :; do sleep 0.01; done"
+        await tools.run(["sh", "-c", script], on_output=lambda _: scope.cancel())
+    assert (tools.scratch / "asked").read_text() == "asked\n"
 
 
-async def test_tool_dies_with_a_killed_worker(tmp_path: Path) -> None:
+async def test_forgotten_child_does_not_outlive_its_tool(tools: ToolRunner, marked: str) -> None:
+    await tools.run(["sh", "-c", f"sleep {marked} &"])
+    assert await gone(marked)
+
+
+async def test_bytes_are_counted_though_the_tool_is_gone(tools: ToolRunner) -> None:
+    output = await tools.run(["dd", "if=/dev/zero", "of=copy", "bs=1M", "count=5", "status=none"])
+    assert 5 * MIB <= output.read_bytes < 6 * MIB
+    assert 5 * MIB <= output.written_bytes < 6 * MIB
+
+
+@pytest.mark.parametrize("confined", [False, True], ids=["limits-only", "confined"])
+async def test_tool_dies_with_a_killed_worker(tmp_path: Path, marked: str, confined: bool) -> None:
     script = (
         "import anyio, sys\n"
         "from pathlib import Path\n"
         "from workers.joblog import JobLog\n"
         "from workers.process import ToolRunner\n"
         "place = Path(sys.argv[1])\n"
-        "tools = ToolRunner(JobLog(place / 'log'), place)\n"
-        "anyio.run(tools.run, ['sh', '-c', 'echo $$ > pid; exec sleep 60'])\n"
+        "tools = ToolRunner(JobLog(place / 'log'), place, confined=sys.argv[3] == 'True')\n"
+        "anyio.run(tools.run, ['sleep', sys.argv[2]])\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    worker = subprocess.Popen([sys.executable, "-c", script, tmp_path], env=environment)
-    pid_file = tmp_path / "pid"
+    worker = subprocess.Popen(
+        [sys.executable, "-c", script, tmp_path, marked, str(confined)], env=environment
+    )
     deadline = time.monotonic() + 20
-    while not (pid_file.exists() and pid_file.read_text()) and time.monotonic() < deadline:
+    while not alive(marked) and time.monotonic() < deadline:
         await anyio.sleep(0.02)
-    tool = int(pid_file.read_text())
+    assert alive(marked)
     os.kill(worker.pid, signal.SIGKILL)
     worker.wait()
-    assert await gone(tool)
+    assert await gone(marked)
 
 
 async def test_log_stops_at_its_limit_and_says_so(tmp_path: Path) -> None:

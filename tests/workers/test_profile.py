@@ -5,7 +5,7 @@ import pytest
 
 from h2kbus.client import Bus
 from h2kbus.errors import SettingsError
-from subjects.fleet import WorkerCapabilities
+from subjects.fleet import CONFINED, WorkerCapabilities
 from subjects.operations import plugin_token
 from subjects.states import State
 from tests.conftest import Fleet, rehearsal, worker_profile
@@ -58,3 +58,13 @@ async def test_worker_that_cannot_look_goes_on_with_what_it_found(bus: Bus, flee
     await fleet.worker(detect=Machine(None).detect, reprobe_seconds=0.05)
     for _ in range(3):
         assert (await bus.result(await bus.submit(rehearsal()))).state is State.COMPLETED
+
+
+@pytest.mark.parametrize(("tokens", "times"), [(("qemu-img",), 1), (("qemu-img", CONFINED), 0)])
+async def test_worker_that_cannot_confine_its_tools_says_so_once(
+    bus: Bus, fleet: Fleet, caplog: pytest.LogCaptureFixture, tokens: tuple[str, ...], times: int
+) -> None:
+    await fleet.scheduler()
+    await fleet.worker(tokens=tokens)
+    await seen(bus, bool)
+    assert caplog.text.count("tools are not confined") == times

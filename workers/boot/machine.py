@@ -13,7 +13,9 @@ from workers.boot.firmware import choose_firmware, prepare_ovmf
 from workers.boot.qmp import Event, Qmp
 from workers.boot.request import BootRequest, BootVerdict
 from workers.boot.tap import ConsoleTap
-from workers.qemu import METADATA_SECONDS, PROGRAM, QemuImg
+from workers.limits import machine
+from workers.qemu import BRIEF, METADATA_SECONDS, PROGRAM, QemuImg
+from workers.sandbox import KVM, Allowance
 from workers.workplace import Workplace
 
 OnProgress = Callable[[float, str], None]
@@ -58,7 +60,8 @@ async def boot(place: Workplace, request: BootRequest, on_progress: OnProgress) 
     with ConsoleTap(place.scratch / "console.log") as tap:
         parts = Parts(overlay=overlay, ovmf=ovmf, console=tap.writer)
         argv = command_line(request, parts)
-        async with place.tools.converse(argv, pass_fds=[tap.writer, *request.disk.handed]) as talk:
+        handed = [tap.writer, *request.disk.handed]
+        async with place.tools.converse(argv, pass_fds=handed, allowance=_allowance(request)) as talk:
             tap.hand_over()
             return await _Test(Qmp(talk), tap, request, parts, on_progress).run()
 
@@ -66,8 +69,15 @@ async def boot(place: Workplace, request: BootRequest, on_progress: OnProgress) 
 async def _make_overlay(place: Workplace, size: int) -> str:
     """An empty image for the guest's writes. It names no backing file: the command line connects them."""
     argv = [PROGRAM, "create", "-q", "-f", "qcow2", "--", f"file:{_OVERLAY}", str(size)]
-    await place.tools.run(argv, timeout=METADATA_SECONDS)
+    await place.tools.run(argv, timeout=METADATA_SECONDS, allowance=BRIEF)
     return _OVERLAY
+
+
+def _allowance(request: BootRequest) -> Allowance:
+    return Allowance(
+        limits=machine(request.memory_mb, request.boot_seconds),
+        devices=KVM if request.accelerated else (),
+    )
 
 
 class _Test:

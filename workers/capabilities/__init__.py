@@ -12,7 +12,7 @@ import anyio.to_thread
 
 from h2kbus import __version__
 from h2kbus.errors import SettingsError
-from subjects.fleet import WorkerCapabilities
+from subjects.fleet import CONFINED, WorkerCapabilities, WorkerSecurity
 from workers.capabilities import host
 from workers.capabilities.probe import Finding, Probe, Tools
 from workers.capabilities.table import PROBES, probe_all
@@ -59,6 +59,10 @@ async def detect(
         disk_space_gb=disk_gb,
         os_info=host.os_info(),
         kernel_version=platform.release(),
+        security=WorkerSecurity(
+            confined=any(each.token == CONFINED and each.proven for each in findings),
+            unprivileged=host.is_unprivileged(),
+        ),
     )
 
 

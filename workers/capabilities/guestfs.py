@@ -12,16 +12,12 @@ from typing import Final
 from h2kbus.errors import OperationFailed
 from workers.capabilities.probe import Finding, Tools, first_line, proven, refuted
 from workers.guest.attach import SYSTEM_PYTHON
+from workers.guest.built import RECIPES
 
 _INSTALL: Final = "apt-get install libguestfs-tools python3-guestfs"
 _BINDING: Final = "import guestfs; print('libguestfs', *guestfs.GuestFS().version().values())"
 _QEMU: Final = {"x86_64": "qemu-system-x86_64", "aarch64": "qemu-system-aarch64"}
 _KERNELS: Final = ("boot/vmlinuz-*", "lib/modules/*/vmlinuz")
-_RECIPES: Final = (
-    "usr/lib/*/guestfs/supermin.d",
-    "usr/lib/guestfs/supermin.d",
-    "usr/lib64/guestfs/supermin.d",
-)
 
 
 async def probe_guestfs(tools: Tools) -> Finding:
@@ -37,7 +33,7 @@ async def probe_guestfs(tools: Tools) -> Finding:
 
 def appliance_parts(versions: str, root: Path) -> Finding:
     """Look for the recipe of the appliance and for a kernel below `root`."""
-    if not _found(_RECIPES, root):
+    if not _found(RECIPES, root):
         return refuted("guestfs", f"{versions}; no recipe for the appliance (supermin.d)", _INSTALL)
     kernels = _found(_KERNELS, root)
     if not kernels:

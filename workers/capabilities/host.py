@@ -51,6 +51,14 @@ def execution_mode(root: Path = _ROOT) -> ExecutionMode:
     return "privileged_container" if _may_administer(root) else "safe_container"
 
 
+def is_unprivileged(root: Path = _ROOT) -> bool:
+    """Whether this process is neither root nor has a capability (capabilities(7))."""
+    lines = _text(root / "proc/self/status").splitlines()
+    fields = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    users = set(fields.get("Uid", "0").split())
+    return "0" not in users and int(fields.get("CapEff", "1"), 16) == 0
+
+
 def _in_container(root: Path) -> bool:
     """Whether a container engine left its mark: a file, or its name among the groups of process 1."""
     if any((root / mark).exists() for mark in _CONTAINER_MARKS):

@@ -14,10 +14,14 @@ from h2kbus.errors import OperationFailed
 from workers.child import tool_path
 from workers.conversation import Conversation
 from workers.joblog import JobLog, printable
+from workers.limits import PROBE
 from workers.process import ToolOutput, ToolRunner
+from workers.sandbox import Allowance
 
 _GRACE_SECONDS: Final = 0.5
 _EVIDENCE_CHARS: Final = 200
+# A probe tries what the worker itself can do, and it reads nothing that others wrote.
+_PROBING: Final = Allowance(limits=PROBE, host=True)
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -65,7 +69,13 @@ class Tools:
         """
         command = [self.find(argv[0]), *argv[1:]]
         with _runner() as runner:
-            return await runner.run(command, accept=accept)
+            return await runner.run(command, accept=accept, allowance=_PROBING)
+
+    async def confined(self, argv: Sequence[str]) -> ToolOutput:
+        """Run a program as a job's tool is run where tools are confined. Raises as `run`."""
+        command = [self.find(argv[0]), *argv[1:]]
+        with _runner(confined=True) as runner:
+            return await runner.run(command, allowance=Allowance(limits=PROBE))
 
     @asynccontextmanager
     async def converse(self, argv: Sequence[str]) -> AsyncIterator[Conversation]:
@@ -75,15 +85,15 @@ class Tools:
         """
         command = [self.find(argv[0]), *argv[1:]]
         with _runner() as runner:
-            async with runner.converse(command) as conversation:
+            async with runner.converse(command, allowance=_PROBING) as conversation:
                 yield conversation
 
 
 @contextmanager
-def _runner() -> Iterator[ToolRunner]:
+def _runner(*, confined: bool = False) -> Iterator[ToolRunner]:
     # A probe belongs to no job: what its tool says becomes evidence and is logged nowhere.
     with tempfile.TemporaryDirectory(prefix="h2kbus-probe-") as scratch, JobLog(Path(os.devnull)) as log:
-        yield ToolRunner(log, Path(scratch), grace_seconds=_GRACE_SECONDS)
+        yield ToolRunner(log, Path(scratch), grace_seconds=_GRACE_SECONDS, confined=confined)
 
 
 Probe = Callable[[Tools], Awaitable[Finding]]

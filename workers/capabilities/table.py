@@ -6,6 +6,8 @@ from typing import Final
 import anyio
 
 from h2kbus.errors import SettingsError
+from subjects.fleet import CONFINED
+from workers.capabilities.confined import probe_confined
 from workers.capabilities.guestfs import probe_guestfs
 from workers.capabilities.kvm import probe_kvm
 from workers.capabilities.nbd import probe_nbd
@@ -19,6 +21,7 @@ PROBE_SECONDS: Final = 10.0
 
 PROBES: Final[Mapping[str, Probe]] = {
     "qemu-img": probe_qemu_img,
+    CONFINED: probe_confined,
     "nbd": probe_nbd,
     "lvm": probe_lvm,
     "mount": probe_mount,

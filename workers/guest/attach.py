@@ -1,7 +1,6 @@
 """Attaches a guest's disk, or a throwaway layer over it, to a rescue environment."""
 
 import contextlib
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,16 +10,19 @@ import anyio
 import msgspec
 
 from h2kbus.errors import ErrorCode, OperationFailed
+from workers.guest.built import built_appliance
 from workers.guest.rescue import Rescue, greeting
-from workers.links import holding, linked
-from workers.qemu import Disk
+from workers.limits import APPLIANCE
+from workers.links import HOLD, holding, linked
+from workers.qemu import BRIEF, Disk
+from workers.sandbox import KVM, Allowance
 from workers.workplace import Workplace
 
 GUESTFS: Final = "guestfs"
 """The capability of opening guests. Why it is the only way: docs/decisions/0016."""
 
 READY_SECONDS: Final = 300.0
-"""The first appliance on a host is built before it starts, which takes a minute under emulation."""
+"""Under emulation an appliance takes a minute to start."""
 
 MAX_BACKING_NAME: Final = 1023
 """The longest name of a backing file that a qcow2 header holds, in bytes."""
@@ -29,7 +31,13 @@ _LAYER: Final = "layer.qcow2"
 MEMORY_MB: Final = 1280
 SYSTEM_PYTHON: Final = "/usr/bin/python3"
 _APPLIANCE: Final = Path(__file__).parent / "appliance.py"
-_CACHE: Final = Path("/var/tmp")  # noqa: S108 - libguestfs keeps its appliance there by default, and checks its owner
+
+
+class ApplianceNeeds(msgspec.Struct, frozen=True):
+    """What a program that boots libguestfs's appliance is given."""
+
+    environment: dict[str, str]
+    allowance: Allowance
 
 
 @asynccontextmanager
@@ -49,20 +57,35 @@ async def open_rescue(
         "memory_mb": MEMORY_MB,
     }
     program = [SYSTEM_PYTHON, "-I", str(_APPLIANCE), msgspec.json.encode(settings).decode()]
-    environment = _environment(place.scratch)
+    needs = await appliance_needs(place, accelerated=accelerated)
+    allowance = msgspec.structs.replace(needs.allowance, readable=(*needs.allowance.readable, _APPLIANCE))
     with holding(place.scratch, SYSTEM_PYTHON) as hold:
-        argv = [*hold, *program]
-        async with place.tools.converse(argv, environment=environment, pass_fds=disk.handed) as conversation:
+        async with place.tools.converse(
+            [*hold, *program], environment=needs.environment, allowance=allowance, pass_fds=disk.handed
+        ) as conversation:
             hello = await greeting(conversation, READY_SECONDS)
             rescue = Rescue(conversation, place.log, hello)
             place.log.line(f"the disk is attached: {rescue.tool}, {rescue.device}")
             yield rescue
 
 
-def _environment(scratch: Path) -> dict[str, str]:
-    """Libguestfs keeps its built appliance between runs, and everything else in the scratch directory."""
-    cache = os.environ.get("LIBGUESTFS_CACHEDIR", str(_CACHE))
-    return {"LIBGUESTFS_CACHEDIR": cache, "LIBGUESTFS_TMPDIR": str(scratch)}
+async def appliance_needs(place: Workplace, *, accelerated: bool) -> ApplianceNeeds:
+    """What libguestfs needs to boot its appliance with a disk of the scratch directory.
+
+    It keeps what it makes there too: nothing that a guest touched serves the next one. Raises as
+    `built_appliance`.
+    """
+    appliance = await built_appliance(place.tools)
+    scratch = place.tools.seen_scratch
+    environment = {
+        "LIBGUESTFS_PATH": str(appliance),
+        "LIBGUESTFS_CACHEDIR": scratch,
+        "LIBGUESTFS_TMPDIR": scratch,
+    }
+    devices = KVM if accelerated else ()
+    return ApplianceNeeds(
+        environment, Allowance(limits=APPLIANCE, readable=(appliance, HOLD), devices=devices)
+    )
 
 
 @asynccontextmanager
@@ -84,7 +107,7 @@ async def overlay(place: Workplace, source: Disk) -> AsyncIterator[Disk]:
         made_here=True,
     )
     argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", below.driver, "-b", below.name]
-    await place.tools.run([*argv, "--", layer.name], pass_fds=layer.handed)
+    await place.tools.run([*argv, "--", layer.name], allowance=BRIEF, pass_fds=layer.handed)
     try:
         yield layer
     finally:

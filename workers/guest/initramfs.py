@@ -16,7 +16,9 @@ from typing import IO, Any, Final
 import anyio
 
 from h2kbus.errors import ErrorCode, OperationFailed
-from workers.process import ToolLimits, ToolRunner
+from workers.limits import UNPACKING
+from workers.process import ToolRunner
+from workers.sandbox import Allowance
 
 MAX_BYTES: Final = 1 << 30
 """No real initramfs unpacks to more."""
@@ -163,10 +165,9 @@ def _unpack_by(opened: Callable[[Path], Any], packed: Path, target: Path) -> Non
 
 
 async def _unpack_with(tools: ToolRunner, argv: tuple[str, ...], packed: Path, target: Path) -> None:
-    limits = ToolLimits(file_size_bytes=MAX_BYTES, cpu_seconds=120)
     order = [target.name, packed.name] if argv[-1] == "-o" else [packed.name, target.name]
     try:
-        await tools.run([*argv, *order], limits=limits)
+        await tools.run([*argv, *order], allowance=Allowance(limits=UNPACKING))
     except OperationFailed as error:
         if error.error_code is ErrorCode.NO_SPACE:
             raise

@@ -3,16 +3,18 @@
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from h2kbus.errors import ErrorCode, OperationFailed
-from workers.guest.attach import SYSTEM_PYTHON
+from workers.guest.attach import SYSTEM_PYTHON, ApplianceNeeds, appliance_needs
 from workers.guest.rescue import Rescue
 from workers.joblog import printable
 from workers.links import holding
 from workers.qemu import Disk
+from workers.sandbox import Allowance
 from workers.workplace import Workplace
 
 PROGRAM: Final = "virt-v2v-in-place"
@@ -21,7 +23,7 @@ ACTION: Final = "windows_drivers"
 SECONDS: Final = 7200.0
 _DRIVERS: Final = ("Windows", "System32", "drivers")
 _DISK_DRIVERS: Final = frozenset({"viostor.sys", "vioscsi.sys"})
-_FROM_WORKER: Final = ("VIRTIO_WIN", "VIRT_TOOLS_DATA_DIR", "LIBGUESTFS_CACHEDIR")
+_FROM_WORKER: Final = ("VIRTIO_WIN", "VIRT_TOOLS_DATA_DIR")
 _STAGE: Final = re.compile(r"^\[\s*\d+\.\d+\]\s+(?P<words>\S.*)$")
 _ERROR: Final = re.compile(r"error: (?P<words>.+)")
 
@@ -65,14 +67,15 @@ async def convert_windows(place: Workplace, layer: Disk, *, accelerated: bool, o
             on_stage(printable(match["words"])[:200])
 
     program = [PROGRAM, "-i", "disk", "-if", layer.driver, "--root", "single", layer.file]
-    environment = _environment(place, accelerated=accelerated)
+    needs = await appliance_needs(place, accelerated=accelerated)
     with holding(place.scratch, SYSTEM_PYTHON) as hold:
         output = await place.tools.run(
             [*hold, *program],
             accept=(0, 1, 2),
             on_output=hear,
             timeout=SECONDS,
-            environment=environment,
+            environment=_environment(place, needs, accelerated=accelerated),
+            allowance=_allowance(needs),
             pass_fds=layer.handed,
         )
     if output.status:
@@ -92,16 +95,22 @@ async def _has_drivers(rescue: Rescue) -> bool:
     return bool(_DISK_DRIVERS.intersection(each.lower() for each in await rescue.names(place)))
 
 
-def _environment(place: Workplace, *, accelerated: bool) -> dict[str, str]:
-    scratch = str(place.scratch)
-    given = {name: os.environ[name] for name in _FROM_WORKER if name in os.environ}
+def _environment(place: Workplace, needs: ApplianceNeeds, *, accelerated: bool) -> dict[str, str]:
     settings = {} if accelerated else {"LIBGUESTFS_BACKEND_SETTINGS": "force_tcg"}
     return {
-        "LIBGUESTFS_CACHEDIR": "/var/tmp",  # noqa: S108 - libguestfs keeps its appliance there by default
-        **given,
+        **needs.environment,
+        **_from_worker(),
         **settings,
         "LIBGUESTFS_BACKEND": "direct",
-        "LIBGUESTFS_TMPDIR": scratch,
-        "VIRT_V2V_TMPDIR": scratch,
-        "TMPDIR": scratch,
+        "VIRT_V2V_TMPDIR": place.tools.seen_scratch,
     }
+
+
+def _allowance(needs: ApplianceNeeds) -> Allowance:
+    """The drivers are read where the worker's operator put them."""
+    drivers = (Path(each) for each in _from_worker().values())
+    return msgspec.structs.replace(needs.allowance, readable=(*needs.allowance.readable, *drivers))
+
+
+def _from_worker() -> dict[str, str]:
+    return {name: os.environ[name] for name in _FROM_WORKER if name in os.environ}

@@ -1,6 +1,7 @@
 """`h2kbus auth`: what it makes works as it is, is for its owner only, and is never overwritten."""
 
 import json
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -8,8 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from h2kbus.authority import Authority
+from h2kbus.authority import Authority, Wanted
 from h2kbus.certificates import CERTIFICATE_DAYS, RENEW_DAYS
+from h2kbus.errors import SettingsError
+from subjects.permissions import Role
 from tests.conftest import Program, environment
 from tests.security.access.conftest import Guarded, free_port
 from tests.servers import wheel_server
@@ -57,6 +60,11 @@ def test_user_connects_from_wherever_its_directory_was_copied_to(admin: Program,
         assert admin("setup", "--context", copied / "root.json").returncode == 0
 
 
+def test_commands_over_tls_say_no_more_than_others(guarded: Guarded, tmp_path: Path) -> None:
+    done = guarded.program("alice", tmp_path)("ls")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_server_knows_a_new_user_after_reloading_twice(guarded: Guarded, tmp_path: Path) -> None:
     program = guarded.program("alice", tmp_path)
     assert program("ls").returncode == 0
@@ -68,6 +76,47 @@ def test_server_knows_a_new_user_after_reloading_twice(guarded: Guarded, tmp_pat
     guarded.reload()
     assert newcomer("ls").returncode == 0
     assert program("ls").returncode == 0
+
+
+def test_user_that_was_removed_is_refused_after_a_reload(guarded: Guarded, tmp_path: Path) -> None:
+    copied = tmp_path / "stolen"
+    shutil.copytree(guarded.authority.user_directory("bob"), copied)
+    thief = Program(environment(HOME=str(tmp_path), H2KBUS_CONTEXT=str(copied / "bob.json")), tmp_path)
+    assert thief("ls").returncode == 0
+    assert thief("auth", "remove-user", guarded.authority.directory, "bob").returncode == 0
+    guarded.reload()
+    done = thief("ls")
+    assert done.returncode == 3
+    assert "PERMISSION_DENIED" in done.stderr
+    assert guarded.program("alice", tmp_path)("ls").returncode == 0
+
+
+def test_key_of_a_removed_user_is_not_used_again(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "auth")
+    wanted = Wanted(role=Role.SUBMITTER, name="bob")
+    [before] = authority.init(users=[wanted])
+    authority.remove("bob")
+    [after] = authority.add(wanted)
+    assert before.nkey != after.nkey
+    with pytest.raises(SettingsError, match="has no user nobody"):
+        authority.remove("nobody")
+
+
+def test_name_that_is_listed_twice_is_refused_or_made_once(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "auth")
+    bob = Wanted(role=Role.SUBMITTER, name="bob")
+    assert len(authority.init(users=[bob, bob])) == 1
+    with pytest.raises(SettingsError, match="exists as observer"):
+        authority.init(users=[Wanted(role=Role.OBSERVER, name="olga"), Wanted(role=Role.ADMIN, name="olga")])
+
+
+def test_keys_that_were_moved_away_are_not_made_again(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "auth")
+    authority.init(users=[Wanted(role=Role.SUBMITTER, name="bob")])
+    shutil.rmtree(authority.user_directory("bob"))
+    authority.add(Wanted(role=Role.SUBMITTER, name="alice"))
+    assert not authority.user_directory("bob").exists()
+    assert [user.name for user in authority.ledger().users] == ["bob", "alice"]
 
 
 def test_nothing_that_is_there_is_changed_by_doing_it_again(admin: Program, tmp_path: Path) -> None:
@@ -146,7 +195,7 @@ def test_users_of_a_list_are_made_at_once(admin: Program, tmp_path: Path) -> Non
         (("add-user", "{}", "king", "alice"), "king"),
         (("add-user", "{}", "submitter", "a.b"), "no user's name"),
         (("add-user", "{}", "submitter", "../a"), "no user's name"),
-        (("add-user", "{}", "submitter", "alice", "--any-id"), "--any-id is for workers"),
+        (("add-user", "{}", "submitter", "alice", "--any-id"), "any_id is for workers"),
         (("add-user", "{}", "submitter", "alice", "--root", "NO"), "is not a root"),
         (("show", "{}", "nobody"), "has no user nobody"),
         (("show", "/nowhere"), "`h2kbus auth init` makes one"),

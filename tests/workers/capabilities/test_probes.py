@@ -98,6 +98,7 @@ async def test_qemu_img_is_proven_where_it_runs() -> None:
     ("token", "advice"),
     [
         ("qemu-img", "apt-get install qemu-utils"),
+        ("confined", "apt-get install bubblewrap"),
         ("nbd", "apt-get install qemu-utils"),
         ("lvm", "apt-get install lvm2"),
         ("mount", "apt-get install mount util-linux"),
@@ -117,6 +118,21 @@ async def test_a_missing_tool_is_named_with_the_command_that_installs_it(
     finding = await found(token, NOTHING)
     assert (finding.proven, finding.advice) == (False, advice)
     assert "is not installed" in finding.evidence
+
+
+async def test_confinement_is_proven_by_namespaces_that_are_not_ours() -> None:
+    finding = await found("confined")
+    assert finding.proven, f"{finding.evidence}; {finding.advice}"
+    assert "namespaces of its own" in finding.evidence
+
+
+async def test_sandbox_that_cannot_be_made_is_no_confinement(tmp_path: Path) -> None:
+    script(tmp_path, "bwrap", "echo bwrap: No permissions to create new namespace >&2", "exit 1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        finding = await found("confined")
+    assert not finding.proven
+    assert finding.advice
 
 
 async def test_a_tool_that_fails_is_quoted(tmp_path: Path) -> None:

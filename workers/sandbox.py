@@ -1,0 +1,144 @@
+"""What of the host a tool sees: the command line of bubblewrap that shows it that and no more.
+
+A tool gets mount, process, network, IPC and host name namespaces of its own, and a user namespace unless the
+worker is root. It sees the system's programs read-only and can write to its scratch directory and to
+nothing else. Why so: docs/decisions/0025.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from workers.child import required_tool
+from workers.limits import WORK, ToolLimits
+
+BWRAP: Final = "bwrap"
+SCRATCH: Final = "/scratch"
+"""Where a tool in a sandbox has its scratch directory, whatever the host calls it."""
+
+
+_SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt")
+"""Programs and libraries. On most systems all but /usr and /opt are links into /usr."""
+
+_CONFIGURATION: Final = (
+    *("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "localtime"),
+    *("passwd", "group", "nsswitch.conf", "os-release", "debian_version", "redhat-release"),
+    *("libguestfs-tools.conf", "qemu", "lvm", "mke2fs.conf", "selinux"),
+)
+"""What programs need below /etc: none of it is secret. Keys, shadow passwords and h2kbus's own settings are
+not here."""
+
+_TEMPORARY_BYTES: Final = 256 << 20
+"""A tool's temporary directory is in memory; big files belong into the scratch directory (TMPDIR)."""
+
+_ROOT_KEEPS: Final = "dac_override"
+"""A worker that is root converts images of any owner, and without this its tools could not open them. It
+reaches only what the tool sees."""
+
+
+class Allowance(msgspec.Struct, frozen=True, kw_only=True):
+    """What a tool may have beside the system's programs and its scratch directory.
+
+    `readable` are files and directories that it can read at their own paths; `devices` are device nodes
+    that it can use, if the host has them. With `host` it runs outside of any sandbox and with the worker's
+    privileges, as what attaches devices or mounts filesystems has to.
+    """
+
+    limits: ToolLimits = WORK
+    readable: tuple[Path, ...] = ()
+    devices: tuple[str, ...] = ()
+    host: bool = False
+
+
+KVM: Final = ("/dev/kvm",)
+
+
+ORDINARY: Final = Allowance()
+
+
+def command_line(program: Sequence[str], allowance: Allowance, *, sandboxed: bool) -> list[str]:
+    """The whole command line of `program`, which begins with its path. The kernel kills it with the worker.
+
+    It has to be started in the scratch directory. Raises TOOL_MISSING.
+    """
+    with_worker = (required_tool("setpriv"), "--pdeathsig", "KILL")
+    if sandboxed:
+        return [*with_worker, "--", *_in_sandbox(program, allowance)]
+    privileges = () if allowance.host else _without_privileges()
+    limits = allowance.limits.prefix(own_processes=False)
+    return [*with_worker, *privileges, "--", required_tool(limits[0]), *limits[1:], *program]
+
+
+def _without_privileges() -> tuple[str, ...]:
+    """Only root has any to give up."""
+    root = os.geteuid() == 0
+    return ("--no-new-privs", *((f"--bounding-set=-all,+{_ROOT_KEEPS}", "--inh-caps=-all") if root else ()))
+
+
+def _in_sandbox(program: Sequence[str], allowance: Allowance) -> list[str]:
+    """The tool is the child of the first process of its namespace, which hands it SIGTERM.
+
+    That one also hands on its status, and when it goes, all others are gone.
+    """
+    own_user = os.geteuid() != 0
+    return [
+        required_tool(BWRAP),
+        *_namespaces(own_user=own_user),
+        *_system(),
+        *_places((*_program(program[0]), *allowance.readable), allowance.devices),
+        *("--chdir", SCRATCH, "--"),
+        *allowance.limits.prefix(own_processes=own_user),
+        *("timeout", "0", *program),
+    ]
+
+
+def _namespaces(*, own_user: bool) -> list[str]:
+    user = (
+        ["--unshare-user"] if own_user else ["--cap-drop", "ALL", "--cap-add", f"CAP_{_ROOT_KEEPS.upper()}"]
+    )
+    others = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+    return [*user, *others, "--die-with-parent", "--new-session", "--as-pid-1"]
+
+
+def _system() -> Iterator[str]:
+    for name in _SYSTEM:
+        path = Path(name)
+        if path.is_symlink():
+            yield from ("--symlink", str(path.readlink()), name)
+        elif path.is_dir():
+            yield from ("--ro-bind", name, name)
+    for name in _CONFIGURATION:
+        yield from ("--ro-bind-try", f"/etc/{name}", f"/etc/{name}")
+    yield from ("--proc", "/proc") if _may_mount_proc() else ("--ro-bind", "/proc", "/proc")
+    yield from ("--dev", "/dev", "--size", str(_TEMPORARY_BYTES), "--tmpfs", "/tmp")  # noqa: S108 - the tool's own
+    yield from ("--symlink", "../tmp", "/var/tmp", "--dir", "/run")  # noqa: S108 - the tool's own
+
+
+def _program(path: str) -> tuple[Path, ...]:
+    """The tool itself, where it is not one of the system's."""
+    return () if path.startswith(tuple(f"{each}/" for each in _SYSTEM)) else (Path(path),)
+
+
+def _places(readable: Iterable[Path], devices: Iterable[str]) -> Iterator[str]:
+    """The sandbox is made in the scratch directory. At last nothing new can be made anywhere else."""
+    for path in dict.fromkeys(readable):
+        yield from ("--ro-bind", str(path), str(path))
+    for device in devices:
+        yield from ("--dev-bind-try", device, device)
+    yield from ("--bind", ".", SCRATCH)
+    yield from ("--remount-ro", "/dev", "--remount-ro", "/")
+
+
+def _may_mount_proc() -> bool:
+    """Whether a user namespace may have a /proc of its own.
+
+    The kernel refuses one that would show what is covered in ours, as container engines and systemd's
+    ProtectKernelTunables= cover some of it. Such a host's /proc is shown read-only instead.
+    """
+    if os.geteuid() == 0:
+        return True
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    return not any(line.split()[4].startswith("/proc/") for line in mounts)
