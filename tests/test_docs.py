@@ -89,13 +89,18 @@ def test_python_runs_as_it_stands(reader: Program, document: str) -> None:
             done = subprocess.run(
                 [sys.executable, "-c", here],
                 check=False,
-                env=reader.environment,
+                env=with_token(reader),
                 capture_output=True,
                 text=True,
                 timeout=60,
             )
             assert done.returncode == 0, done.stderr
             assert "COMPLETED" in done.stdout
+
+
+def with_token(reader: Program) -> dict[str, str]:
+    """The token of the reader's bus, as one gives it to a NATS client."""
+    return {**reader.environment, "H2KBUS_TOKEN": (reader.place / "bus" / "token").read_text()}
 
 
 @pytest.mark.slow
@@ -109,7 +114,7 @@ def test_javascript_runs_as_it_stands(reader: Program) -> None:
         program = reader.place / "client.mjs"
         program.write_text(text.replace("nats://127.0.0.1:4222", url).replace("/images", str(reader.place)))
         done = subprocess.run(
-            ["node", program], check=False, env=reader.environment, capture_output=True, text=True, timeout=60
+            ["node", program], check=False, env=with_token(reader), capture_output=True, text=True, timeout=60
         )
         assert done.returncode == 0, done.stderr
         assert "COMPLETED" in done.stdout

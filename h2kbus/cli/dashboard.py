@@ -40,8 +40,12 @@ def dashboard(
 ) -> None:
     """Serve a page that shows and steers the bus in a browser.
 
-    It serves files only: the page itself connects to the bus. The link that is printed signs in with
-    the bus's token, if there is one; browsers keep what follows the # to themselves.
+    It serves files only: the page itself connects to the bus, by its WebSocket listener. The link that is
+    printed signs in with the bus's token, if there is one; browsers keep what follows the # to themselves.
+
+    \b
+    h2kbus dashboard
+    h2kbus --context keys/olga.json dashboard --websocket wss://bus.example:4280
     """
     settings = context.obj.settings("h2kbus-dashboard")
     page = PageSettings(

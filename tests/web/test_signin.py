@@ -151,7 +151,9 @@ def test_a_bus_that_went_away_is_said_to_be_gone_and_its_new_token_is_asked_for(
             expect(page.get_by_text("Reconnecting…")).to_be_visible()
             with program.started(*words) as again:
                 read_ready(again)
-                expect(page.get_by_role("alert")).to_contain_text("makes a new token at each start", timeout=20_000)
+                expect(page.get_by_role("alert")).to_contain_text(
+                    "makes a new token at each start", timeout=20_000
+                )
 
 
 @pytest.fixture
