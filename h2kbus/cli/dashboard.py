@@ -38,7 +38,7 @@ def dashboard(
         str | None, typer.Option(help="The bus as browsers reach it [ws://<host of --url>:4280].")
     ] = None,
 ) -> None:
-    """Serve a page that shows and steers the bus in a browser.
+    r"""Serve a page that shows and steers the bus in a browser.
 
     It serves files only: the page itself connects to the bus, by its WebSocket listener. The link that is
     printed signs in with the bus's token, if there is one; browsers keep what follows the # to themselves.

@@ -138,8 +138,10 @@ def test_a_bus_that_went_away_is_said_to_be_gone_and_its_new_token_is_asked_for(
     program: Program, page: Page
 ) -> None:
     port, websocket, desk = free_port(), free_port(), free_port()
-    words = ("up", "--json", "--port", port, "--websocket-port", websocket, "--workers", "0")
-    words += ("--page-origin", f"http://127.0.0.1:{desk}", "--data-dir", program.place / "data")
+    words = (
+        "up", "--json", "--port", port, "--websocket-port", websocket, "--workers", "0",
+        "--page-origin", f"http://127.0.0.1:{desk}", "--data-dir", program.place / "data",
+    )  # fmt: skip
     program.environment["H2KBUS_URL"] = f"nats://127.0.0.1:{port}"
     with program.started(*words) as process:
         read_ready(process)
