@@ -23,14 +23,21 @@ export async function publish(nc, subject, value, options = {}) {
 export async function readLast(nc, stream, subject) {
   const found = await nc.request(`$JS.API.DIRECT.GET.${stream}.${subject}`, "", { timeout: ANSWER_MS });
   if (found.headers.code === 404 || found.data.length === 0) return null;
-  return { value: found.json(), revision: Number(found.headers.get("Nats-Sequence")) };
+  return {
+    value: found.json(),
+    revision: Number(found.headers.get("Nats-Sequence")),
+  };
 }
 
 /** Every value under a subject filter, oldest first: batches of direct gets, and no consumer. */
 export async function readAll(nc, stream, filter) {
   const values = [];
-  for (let seq = 1; ; ) {
-    const batch = await readBatch(nc, stream, { next_by_subj: filter, seq, batch: 500 });
+  for (let seq = 1; ;) {
+    const batch = await readBatch(nc, stream, {
+      next_by_subj: filter,
+      seq,
+      batch: 500,
+    });
     if (batch.length === 0) return values;
     values.push(...batch.filter((message) => message.data.length > 0).map((message) => message.json()));
     seq = Number(batch.at(-1).headers.get("Nats-Sequence")) + 1;
@@ -54,6 +61,8 @@ function readBatch(nc, stream, query) {
         else settle(() => resolve(found)); // 204 at the end of a batch, 404 if there is nothing
       },
     });
-    nc.publish(`$JS.API.DIRECT.GET.${stream}`, JSON.stringify(query), { reply });
+    nc.publish(`$JS.API.DIRECT.GET.${stream}`, JSON.stringify(query), {
+      reply,
+    });
   });
 }

@@ -4,9 +4,27 @@ import { Conflict, publish, readLast } from "./bus.mjs";
 const SEQ_STRIDE = 10_000;
 const LEASED = ["ASSIGNED", "RUNNING", "PROGRESSING"];
 const TERMINAL = ["COMPLETED", "FAILED", "CANCELLED"];
-const CLAIM_PATHS = { QUEUED: ["ASSIGNED", "RUNNING"], RETRYING: ["QUEUED", "ASSIGNED", "RUNNING"] };
+const CLAIM_PATHS = {
+  QUEUED: ["ASSIGNED", "RUNNING"],
+  RETRYING: ["QUEUED", "ASSIGNED", "RUNNING"],
+};
 
 export const isTerminal = (record) => TERMINAL.includes(record.state);
+
+/** The event that tells of a record as it was written at a revision. To send it twice is harmless. */
+export function milestone(record, revision) {
+  return {
+    job_id: record.job_id,
+    seq: revision * SEQ_STRIDE,
+    timestamp: record.updated_at,
+    state: record.state,
+    phase: record.state.toLowerCase(),
+    progress_percent: record.state === "COMPLETED" ? 100 : (record.progress?.progress_percent ?? 0),
+    message: record.result?.error?.message ?? "",
+    attempt: record.attempt,
+    worker_id: record.worker_id,
+  };
+}
 
 /** What a delivered message means, given its job's record. */
 export function decide(record) {
@@ -18,7 +36,11 @@ export function decide(record) {
 /** Why whoever holds the job has to stop, if anybody asks for that. */
 export function stopCause(record) {
   if (record.cancel_requested) return { code: "CANCELLED", message: "cancelled on request" };
-  if (record.deadline_exceeded) return { code: "DEADLINE_EXCEEDED", message: "the job's deadline has passed" };
+  if (record.deadline_exceeded)
+    return {
+      code: "DEADLINE_EXCEEDED",
+      message: "the job's deadline has passed",
+    };
   return null;
 }
 
@@ -28,7 +50,13 @@ export function moved(record, states, by, reason, changes) {
   const trail = [...record.transitions];
   let state = record.state;
   for (const to of states) {
-    trail.push({ from: state, to, at, by, reason: to === states[0] ? reason : null });
+    trail.push({
+      from: state,
+      to,
+      at,
+      by,
+      reason: to === states[0] ? reason : null,
+    });
     state = to;
   }
   return { ...record, ...changes, state, transitions: trail, updated_at: at };
@@ -51,7 +79,16 @@ export class Lease {
   }
 
   constructor(nc, names, workerId) {
-    Object.assign(this, { nc, names, workerId, lost: false, cause: null, sent: 0, confirmed: 0, chain: Promise.resolve() });
+    Object.assign(this, {
+      nc,
+      names,
+      workerId,
+      lost: false,
+      cause: null,
+      sent: 0,
+      confirmed: 0,
+      chain: Promise.resolve(),
+    });
   }
 
   get mayExecute() {
@@ -90,7 +127,11 @@ export class Lease {
       this.lost = true;
       return;
     }
-    Object.assign(this, { record: found.value, revision: found.revision, sent: 0 });
+    Object.assign(this, {
+      record: found.value,
+      revision: found.revision,
+      sent: 0,
+    });
     this.cause ??= stopCause(found.value);
   }
 
@@ -114,11 +155,17 @@ export class Lease {
     return this.alone(async () => {
       if (this.lost) return;
       const { job_id, attempt, worker_id } = this.record;
-      const seq = this.revision * SEQ_STRIDE + this.sent++;
-      await publish(this.nc, this.names.progress(job_id), {
-        job_id, seq, timestamp: new Date().toISOString(), attempt, worker_id: worker_id ?? this.workerId, ...event,
-      });
+      const seq = this.revision * SEQ_STRIDE + ++this.sent;
+      const timestamp = new Date().toISOString();
+      await publish(this.nc, this.names.progress(job_id), { job_id, seq, timestamp, attempt, worker_id, ...event });
     });
+  }
+
+  /** Says what the record says now. */
+  tellMilestone() {
+    return this.alone(() =>
+      publish(this.nc, this.names.progress(this.record.job_id), milestone(this.record, this.revision)),
+    );
   }
 
   /** Writes the end of the attempt, again and again until it stands or the lease is lost. */

@@ -1,23 +1,29 @@
 // A worker in another language: it pulls, claims, executes and settles jobs of one plug-in operation.
 //   node worker.mjs URL ROOT WORKER_ID      SIGTERM drains it
-import { connect, createInbox } from "@nats-io/transport-node";
-import { Conflict, publish, readAll, readLast } from "./bus.mjs";
-import { Lease, decide, isTerminal, moved, stopCause } from "./lease.mjs";
+import { connect } from "@nats-io/transport-node";
+import { Conflict, publish, readLast } from "./bus.mjs";
+import { Lease, decide, isTerminal, milestone, stopCause } from "./lease.mjs";
+import { outcome } from "./outcome.mjs";
+import { next } from "./pull.mjs";
 
 const [url, root, workerId] = process.argv.slice(2);
 const CAPABILITIES = ["op-rehearse"];
 const POOL = "default";
 const HEARTBEAT_MS = 10_000;
-const PARK_SECONDS = 5;
 const TICK_MS = 250;
 const EVENT_MS = 1000;
+const NEWS_SECONDS = 5;
 const CLAIM_TRIES = 8;
+const PAUSE_MS = 500;
 
 const fleet = root.replace(/\.v1$/, "").replaceAll(".", "_");
 const names = {
   jobs: `${fleet.toUpperCase()}_JOBS`,
   records: `KV_${fleet}_jobs`,
   record: (id) => `$KV.${fleet}_jobs.${id}`,
+  lanes: `KV_${fleet}_lanes`,
+  allLanes: `$KV.${fleet}_lanes.>`,
+  worker: `$KV.${fleet}_workers.${workerId}`,
   progress: (id) => `${root}.progress.${id}`,
 };
 
@@ -26,66 +32,22 @@ const running = new Map();
 let draining = false;
 
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+const nak = (message, seconds) => message.respond(`-NAK {"delay":${Math.round(seconds * 1e9)}}`);
+const warn = (what) => (error) => console.error(`${what}: ${error.message}`);
 
-async function heartbeat() {
-  await publish(nc, `$KV.${fleet}_workers.${workerId}`, {
-    worker_id: workerId, hostname: "node", last_heartbeat: new Date().toISOString(), pool: POOL,
+function heartbeat() {
+  return publish(nc, names.worker, {
+    worker_id: workerId,
+    hostname: "node",
+    last_heartbeat: new Date().toISOString(),
+    pool: POOL,
     capabilities: Object.fromEntries(CAPABILITIES.map((token) => [token, true])),
-    max_concurrent_jobs: 1, free_slots: 1 - running.size, running_jobs: [...running.keys()], draining,
+    max_concurrent_jobs: 1,
+    free_slots: 1 - running.size,
+    running_jobs: [...running.keys()],
+    draining,
   });
 }
-
-/** The lanes that this worker can serve, the most urgent first. */
-async function lanes() {
-  const all = await readAll(nc, `KV_${fleet}_lanes`, `$KV.${fleet}_lanes.>`);
-  const needs = (lane) => (lane.lane === "any" ? [] : lane.lane.split("+"));
-  return all
-    .filter((lane) => lane.pool === POOL && needs(lane).every((token) => CAPABILITIES.includes(token)))
-    .map((lane) => ({ ...lane, over: Math.min(8, CAPABILITIES.length - needs(lane).length) }))
-    .sort((a, b) => a.priority - b.priority);
-}
-
-/** One pull on each of these lanes, over one inbox. Resolves with the first delivery, or null once all have ended. */
-function pull(served, body) {
-  const inbox = createInbox();
-  return new Promise((resolve) => {
-    let open = served.length;
-    let taken = null;
-    const subscription = nc.subscribe(`${inbox}.*`, {
-      callback: (_error, message) => {
-        if (message.subject.startsWith(inbox)) open -= 1; // a status: 404 nothing there, 408 time is up, 409 not now
-        else if (taken) message.respond("-NAK"); // more than there are slots: for another worker, at once
-        else taken = message;
-        if (taken || open <= 0) finish();
-      },
-    });
-    const timer = setTimeout(() => finish(), (PARK_SECONDS + 2) * 1000);
-    let finished = false;
-    const finish = async () => {
-      if (finished) return;
-      finished = true;
-      clearTimeout(timer);
-      // Draining, not just unsubscribing: what the server has sent already is still handed back.
-      await subscription.drain();
-      resolve(taken);
-    };
-    for (const [index, lane] of served.entries()) {
-      const request = { batch: 1, group: "workers", priority: lane.over, ...body };
-      nc.publish(`$JS.API.CONSUMER.MSG.NEXT.${names.jobs}.${lane.consumer}`, JSON.stringify(request), { reply: `${inbox}.${index}` });
-    }
-  });
-}
-
-async function next() {
-  const served = await lanes();
-  for (const lane of served) {
-    const message = await pull([lane], { no_wait: true });
-    if (message) return message;
-  }
-  return served.length > 0 ? pull(served, { expires: PARK_SECONDS * 1e9 }) : sleep(500).then(() => null);
-}
-
-const nak = (message, seconds = 0) => message.respond(`-NAK {"delay":${Math.round(seconds * 1e9)}}`);
 
 /** Takes the job, or answers for its message in another way and returns null. */
 async function claim(message) {
@@ -94,11 +56,11 @@ async function claim(message) {
   const delivered = Number(parts[parts.length === 9 ? 4 : 6]);
   const subject = names.record(record.job_id);
   let found = delivered > 1 ? await readLast(nc, names.records, subject) : { value: record, revision };
-  for (let tries = 0; tries < CLAIM_TRIES && found && !found.value.publishing; tries += 1) {
+  for (let tries = 0; tries < CLAIM_TRIES && found; tries += 1) {
     const decision = decide(found.value);
-    if (decision === "leave" || decision === "drop") {
-      if (decision === "leave") nak(message, seconds / 12);
-      else message.respond("+ACK");
+    if (decision === "drop") return drop(message, found);
+    if (decision === "leave") {
+      nak(message, seconds / 12);
       return null;
     }
     try {
@@ -110,8 +72,14 @@ async function claim(message) {
       found = await readLast(nc, names.records, subject);
     }
   }
-  // A record that is gone, or whose outputs may have got their names, is for a worker that knows what to do.
-  nak(message, 5);
+  nak(message, seconds / 12);
+  return null;
+}
+
+/** The job has ended; whoever ended it may have died before it could say so. */
+async function drop(message, { value, revision }) {
+  await publish(nc, names.progress(value.job_id), milestone(value, revision));
+  message.respond("+ACK");
   return null;
 }
 
@@ -119,11 +87,12 @@ async function claim(message) {
 async function execute(lease, progress) {
   const { seconds = 0, fail } = lease.record.spec.parameters;
   const began = performance.now();
-  for (let done = 0; done < 1; done = seconds ? (performance.now() - began) / 1000 / seconds : 1) {
+  let done = 0;
+  while (done < 1 && !lease.lost && !lease.cause) {
     progress.phase = "second";
-    progress.progress_percent = Math.min(100, Math.round(done * 10_000) / 100);
-    if (lease.lost || lease.cause) return null;
+    progress.progress_percent = Math.round(done * 10_000) / 100;
     await sleep(20);
+    done = Math.min(1, (performance.now() - began) / 1000 / Math.max(seconds, 0.001));
   }
   return fail ? { code: fail, message: "made up" } : null;
 }
@@ -131,17 +100,13 @@ async function execute(lease, progress) {
 /** Renews in time, tells of progress, and ends the attempt when the lease or its time has run out. */
 function keep(lease, message, progress) {
   const began = performance.now();
-  let told = "";
-  let toldAt = 0;
-  const tick = async () => {
-    const { seconds } = lease.record.lease;
+  const limit = lease.record.spec.execution_policy.timeout_seconds * 1000;
+  const third = lease.record.lease.seconds / 3;
+  let [told, toldAt, busy] = ["", 0, false];
+  const serve = async () => {
     const silent = (performance.now() - lease.confirmed) / 1000;
-    if (lease.expired) lease.lost = true;
-    if (performance.now() - began > lease.record.spec.execution_policy.timeout_seconds * 1000) {
-      lease.cause ??= { code: "TIMEOUT", message: "the attempt took too long" };
-    }
     const news = progress.phase && progress.progress_percent !== lease.record.progress?.progress_percent;
-    if (silent > seconds / 3 || (news && silent > Math.min(5, seconds / 3))) {
+    if (silent > third || (news && silent > Math.min(NEWS_SECONDS, third))) {
       if (await lease.renew(progress.phase ? { ...progress } : null)) message.respond("+WPI");
     }
     const words = JSON.stringify(progress);
@@ -150,72 +115,60 @@ function keep(lease, message, progress) {
       await lease.tell({ state: "PROGRESSING", ...progress });
     }
   };
-  let busy = false;
   const timer = setInterval(() => {
+    if (lease.expired) lease.lost = true;
+    if (performance.now() - began > limit) lease.cause ??= { code: "TIMEOUT", message: "the attempt took too long" };
     if (busy) return;
     busy = true;
-    tick().catch((error) => console.error(`the bus was not told: ${error.message}`)).finally(() => { busy = false; });
+    serve()
+      .catch(warn("the bus was not told"))
+      .finally(() => (busy = false));
   }, TICK_MS);
   return () => clearInterval(timer);
 }
 
-/** What the record becomes: its end, or another attempt. */
-function outcome(record, error, seconds) {
-  const policy = record.spec.execution_policy;
-  const retryable = error && !["CANCELLED", "DEADLINE_EXCEEDED"].includes(error.code) && policy.idempotent;
-  const reason = error && `${error.code}: ${error.message}`;
-  if (error?.code === "DRAINED" && policy.idempotent) {
-    const pending_reason = `waits for attempt ${record.attempt} after DRAINED`;
-    return moved(record, ["RETRYING"], workerId, reason, {
-      attempt: record.attempt - 1, lease: null, worker_id: null, progress: null, publishing: false, pending_reason,
-      next_attempt_at: new Date().toISOString(),
-    });
+/** One attempt: null if it is done, or why it is not. */
+async function attempt(lease, progress) {
+  if (lease.cause) return lease.cause;
+  if (!lease.mayExecute)
+    return lease.record.errors.at(-1) ?? { code: "WORKER_LOST", message: "the last worker was lost" };
+  try {
+    return await execute(lease, progress);
+  } catch (defect) {
+    return { code: "INTERNAL", message: String(defect) };
   }
-  const errors = error ? [...record.errors, error] : record.errors;
-  if (retryable && record.attempt <= policy.retry_count) {
-    return moved(record, ["RETRYING"], workerId, reason, {
-      errors, lease: null, worker_id: null, progress: null, publishing: false,
-      pending_reason: `waits for attempt ${record.attempt + 1} after ${error.code}`,
-      next_attempt_at: new Date(Date.now() + 2000).toISOString(),
-    });
-  }
-  const state = !error ? "COMPLETED" : error.code === "CANCELLED" ? "CANCELLED" : "FAILED";
-  const result = {
-    job_id: record.job_id, status: state, completed_at: new Date().toISOString(), worker_id: workerId,
-    retry_attempt: record.attempt - 1, metrics: { execution_seconds: seconds }, error, summary: { by: "node" },
-  };
-  return moved(record, [state], workerId, reason, { errors, result, lease: null, publishing: false, pending_reason: null, next_attempt_at: null });
 }
 
 async function work(message) {
   const lease = await claim(message);
   if (!lease) return;
-  running.set(lease.record.job_id, lease);
-  const progress = {};
-  const began = performance.now();
-  await lease.tell({ state: "RUNNING", phase: "running", progress_percent: 0 });
+  const jobId = lease.record.job_id;
+  const [progress, began] = [{}, performance.now()];
+  running.set(jobId, lease);
   const release = keep(lease, message, progress);
-  let error;
   try {
-    const last = lease.record.errors.at(-1) ?? { code: "WORKER_LOST", message: "the last worker was lost" };
-    error = lease.cause ?? (lease.mayExecute ? await execute(lease, progress) : last);
-  } catch (defect) {
-    error = { code: "INTERNAL", message: String(defect) };
+    await lease.tellMilestone().catch(warn("its start was not told"));
+    const error = await attempt(lease, progress);
+    release();
+    const seconds = (performance.now() - began) / 1000;
+    if (await lease.settle((record) => outcome(record, lease.cause ?? error, seconds))) await conclude(lease, message);
+  } finally {
+    release();
+    running.delete(jobId);
   }
-  release();
-  const settled = await lease.settle((record) => outcome(record, lease.cause ?? error, (performance.now() - began) / 1000));
-  running.delete(lease.record.job_id);
-  if (!settled) return; // somebody else's by now: not even an acknowledgement is ours to give
+}
+
+/** Only now, and only for a job that this worker has settled: the last event, then the answer for the message. */
+async function conclude(lease, message) {
   const { record } = lease;
-  const percent = record.state === "COMPLETED" ? 100 : record.progress?.progress_percent ?? 0;
-  await lease.tell({ state: record.state, phase: record.state.toLowerCase(), progress_percent: percent, message: record.result?.error?.message ?? "" });
+  await lease.tellMilestone();
   if (isTerminal(record)) message.respond("+ACK");
   else nak(message, Math.max(0, (Date.parse(record.next_attempt_at) - Date.now()) / 1000));
 }
 
 // A hint that a job has changed: the renewal finds out what is true.
 nc.subscribe(`${root}.control.${workerId}`, {
-  callback: (_error, message) => running.get(message.string())?.renew(null).catch((error) => console.error(error.message)),
+  callback: (_error, message) => running.get(message.string())?.renew(null).catch(warn("the lease was not renewed")),
 });
 
 process.on("SIGTERM", () => {
@@ -224,18 +177,18 @@ process.on("SIGTERM", () => {
 });
 
 await heartbeat();
-const beating = setInterval(() => heartbeat().catch((error) => console.error(`heartbeat failed: ${error.message}`)), HEARTBEAT_MS);
+const beating = setInterval(() => heartbeat().catch(warn("heartbeat failed")), HEARTBEAT_MS);
 console.log("ready");
 while (!draining) {
   try {
-    const message = await next();
-    if (message && draining) nak(message);
+    const message = await next(nc, names, POOL, CAPABILITIES);
+    if (message && draining) nak(message, 0);
     else if (message) await work(message);
   } catch (error) {
-    console.error(`it comes again: ${error.message}`);
-    await sleep(500);
+    warn("it comes again")(error);
+    await sleep(PAUSE_MS);
   }
 }
 clearInterval(beating);
-await publish(nc, `$KV.${fleet}_workers.${workerId}`, undefined, { deleted: true });
+await publish(nc, names.worker, undefined, { deleted: true });
 await nc.drain();

@@ -1,8 +1,16 @@
 // The connection to NATS: reads by direct gets, commands with the server's acknowledgement, and no consumers.
 import {
-  AuthorizationError, PermissionViolationError, UserAuthenticationExpiredError, NoRespondersError,
-  createInbox, credsAuthenticator, headers, nkeyAuthenticator, tokenAuthenticator,
-  usernamePasswordAuthenticator, wsconnect,
+  AuthorizationError,
+  PermissionViolationError,
+  UserAuthenticationExpiredError,
+  NoRespondersError,
+  createInbox,
+  credsAuthenticator,
+  headers,
+  nkeyAuthenticator,
+  tokenAuthenticator,
+  usernamePasswordAuthenticator,
+  wsconnect,
 } from "@nats-io/nats-core";
 import type { Authenticator, Msg, MsgHdrs, NatsConnection, Subscription } from "@nats-io/nats-core";
 import { Contract } from "./contract";
@@ -36,23 +44,36 @@ export type Query = Record<string, unknown>;
 
 /** What the bus refused or could not do, in words for people. */
 export class BusError extends Error {
-  constructor(readonly code: string, message: string, readonly advice = "") {
+  constructor(
+    readonly code: string,
+    message: string,
+    readonly advice = "",
+  ) {
     super(message);
   }
 }
 
 /** What a reading or a command ended with; anything unforeseen is a defect of the page. */
 export const asBusError = (error: unknown) =>
-  error instanceof BusError ? error : new BusError("INTERNAL", String(error), "This is a defect of the page: report it.");
+  error instanceof BusError
+    ? error
+    : new BusError("INTERNAL", String(error), "This is a defect of the page: report it.");
 
 const denied = (subject: string) =>
-  new BusError("PERMISSION_DENIED", `This user may not use ${subject}.`, "Ask the bus's administrator for the role that this needs.");
+  new BusError(
+    "PERMISSION_DENIED",
+    `This user may not use ${subject}.`,
+    "Ask the bus's administrator for the role that this needs.",
+  );
 
 export class Bus {
   readonly contract: Contract;
   private readonly pending = new Map<string, Set<(error: BusError) => void>>();
 
-  private constructor(private readonly nc: NatsConnection, readonly place: Place) {
+  private constructor(
+    private readonly nc: NatsConnection,
+    readonly place: Place,
+  ) {
     this.contract = new Contract(place.root);
   }
 
@@ -85,7 +106,11 @@ export class Bus {
   close = () => this.nc.close();
 
   subscribe(subject: string, onMessage: (message: Msg) => void): Subscription {
-    return this.nc.subscribe(subject, { callback: (error, message) => { if (!error) onMessage(message); } });
+    return this.nc.subscribe(subject, {
+      callback: (error, message) => {
+        if (!error) onMessage(message);
+      },
+    });
   }
 
   async api<T>(name: string, body?: Query): Promise<T> {
@@ -187,11 +212,16 @@ export class Bus {
 function authenticator(who: SignIn): Authenticator[] {
   const bytes = new TextEncoder().encode(who.secret.trim());
   switch (who.kind) {
-    case "none": return [];
-    case "token": return [tokenAuthenticator(who.secret.trim())];
-    case "password": return [usernamePasswordAuthenticator(who.user, who.secret)];
-    case "nkey": return [nkeyAuthenticator(bytes)];
-    case "creds": return [credsAuthenticator(bytes)];
+    case "none":
+      return [];
+    case "token":
+      return [tokenAuthenticator(who.secret.trim())];
+    case "password":
+      return [usernamePasswordAuthenticator(who.user, who.secret)];
+    case "nkey":
+      return [nkeyAuthenticator(bytes)];
+    case "creds":
+      return [credsAuthenticator(bytes)];
   }
 }
 
@@ -200,10 +230,18 @@ function connectError(error: unknown, address: string): BusError {
     return new BusError("PERMISSION_DENIED", "These credentials have expired.", "Sign in again with new ones.");
   }
   if (error instanceof AuthorizationError || /authoriz|authentication/i.test(causes(error))) {
-    return new BusError("PERMISSION_DENIED", "The bus refuses these credentials.", "Check them, or get new ones: `h2kbus up` makes a new token at each start.");
+    return new BusError(
+      "PERMISSION_DENIED",
+      "The bus refuses these credentials.",
+      "Check them, or get new ones: `h2kbus up` makes a new token at each start.",
+    );
   }
   if (/seed|nkey|creds|credentials|checksum|decode|encoding|prefix/i.test(causes(error))) {
-    return new BusError("BAD_SETTINGS", "These are no credentials of that kind.", "Paste the whole file or seed, unchanged.");
+    return new BusError(
+      "BAD_SETTINGS",
+      "These are no credentials of that kind.",
+      "Paste the whole file or seed, unchanged.",
+    );
   }
   return new BusError(
     "BUS_UNREACHABLE",
@@ -227,7 +265,11 @@ function requestError(error: unknown, subject: string): BusError {
 }
 
 const notProvisioned = (name: string) =>
-  new BusError("NOT_PROVISIONED", `This bus has nothing at ${name}.`, "Start `h2kbus scheduler` once: it makes the streams.");
+  new BusError(
+    "NOT_PROVISIONED",
+    `This bus has nothing at ${name}.`,
+    "Start `h2kbus scheduler` once: it makes the streams.",
+  );
 
 function stored(message: Msg): Stored {
   const head = message.headers;

@@ -20,7 +20,8 @@ export type Mistakes = Partial<Record<keyof Draft, string>>;
 /** What is wrong with a draft, by field; the scheduler finds the rest. */
 export function mistakesIn(draft: Draft): Mistakes {
   const mistakes: Mistakes = {};
-  if (!/^[a-z][a-z0-9_]{0,63}$/.test(draft.operation)) mistakes.operation = "Give the name of an operation: a-z, 0-9 and _.";
+  if (!/^[a-z][a-z0-9_]{0,63}$/.test(draft.operation))
+    mistakes.operation = "Give the name of an operation: a-z, 0-9 and _.";
   if (!draft.image.startsWith("/")) mistakes.image = "Give an absolute path on the worker's host.";
   if (!draft.outputDir.startsWith("/")) mistakes.outputDir = "Give an absolute path on the worker's host.";
   if (draft.jobId && !JOB_ID.test(draft.jobId)) mistakes.jobId = "Use 1 to 128 of A-Z, a-z, 0-9, _ and -.";
@@ -35,7 +36,7 @@ function readParameters(words: string): Record<string, unknown> | string {
   try {
     const value: unknown = JSON.parse(words.trim() || "{}");
     const fits = typeof value === "object" && value !== null && !Array.isArray(value);
-    return fits ? (value as Record<string, unknown>) : "Give a JSON object, as in {\"output_format\": \"qcow2\"}.";
+    return fits ? (value as Record<string, unknown>) : 'Give a JSON object, as in {"output_format": "qcow2"}.';
   } catch (error) {
     return `This is no JSON: ${error instanceof Error ? error.message : error}`;
   }
@@ -91,5 +92,8 @@ async function lastRefusal(bus: Bus): Promise<{ reason: string; revision: number
 
 /** Asks for a job to be stopped, wherever it is. */
 export async function cancel(bus: Bus, jobId: string, reason: string): Promise<void> {
-  await bus.publish(bus.contract.command(bus.place.submitter, "cancel", jobId), JSON.stringify({ reason: reason.slice(0, 1024) }));
+  await bus.publish(
+    bus.contract.command(bus.place.submitter, "cancel", jobId),
+    JSON.stringify({ reason: reason.slice(0, 1024) }),
+  );
 }

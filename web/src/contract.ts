@@ -2,8 +2,16 @@
 import facts from "./contract.json";
 
 export type State =
-  | "CREATED" | "VALIDATED" | "QUEUED" | "ASSIGNED" | "RUNNING" | "PROGRESSING" | "RETRYING"
-  | "COMPLETED" | "FAILED" | "CANCELLED";
+  | "CREATED"
+  | "VALIDATED"
+  | "QUEUED"
+  | "ASSIGNED"
+  | "RUNNING"
+  | "PROGRESSING"
+  | "RETRYING"
+  | "COMPLETED"
+  | "FAILED"
+  | "CANCELLED";
 
 export const OPERATIONS: Record<string, string> = facts.operations;
 export const SEQ_STRIDE = facts.seqStride;
@@ -127,8 +135,7 @@ export class Contract {
     this.artifacts = `OBJ_${this.fleet}_artifacts`;
   }
 
-  command = (submitter: string, verb: string, jobId: string) =>
-    `${this.root}.commands.${submitter}.${verb}.${jobId}`;
+  command = (submitter: string, verb: string, jobId: string) => `${this.root}.commands.${submitter}.${verb}.${jobId}`;
   progressOf = (jobId: string) => `${this.root}.progress.${jobId}`;
   recordOf = (jobId: string) => `$KV.${this.fleet}_jobs.${jobId}`;
   refusalOf = (submitter: string) => `$KV.${this.fleet}_locks.refused.${submitter}`;

@@ -2,6 +2,7 @@
 import "./style/base.css";
 import "./style/parts.css";
 import "./style/views.css";
+import "./style/narrow.css";
 import { render } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import { Bus, BusError, type Place, type SignIn } from "./bus";
@@ -30,7 +31,10 @@ function Page({ place }: { place: Place }) {
       model.start();
       remember({ place: where, who });
       setSession({ model, connected: true });
-      const end = await bus.watch((connected) => setSession((now) => now && { ...now, connected }));
+      const end = await bus.watch((connected) => {
+        if (connected) model.resync();
+        setSession((now) => now && { ...now, connected });
+      });
       model.stop();
       setSession(null);
       setProblem(end);
@@ -52,7 +56,9 @@ function Page({ place }: { place: Place }) {
   }, []);
 
   if (session) {
-    return <Desk model={session.model} connected={session.connected} onSignOut={() => void session.model.bus.close()} />;
+    return (
+      <Desk model={session.model} connected={session.connected} onSignOut={() => void session.model.bus.close()} />
+    );
   }
   return <SignInForm place={place} busy={busy} problem={problem} onSignIn={(where, who) => void connect(where, who)} />;
 }
@@ -60,6 +66,15 @@ function Page({ place }: { place: Place }) {
 try {
   render(<Page place={await readPlace()} />, document.body);
 } catch (error) {
-  const problem = new BusError("BAD_SETTINGS", `The page's settings cannot be read: ${error}.`, "Is `h2kbus dashboard` still running?");
-  render(<main><Problem error={problem} /></main>, document.body);
+  const problem = new BusError(
+    "BAD_SETTINGS",
+    `The page's settings cannot be read: ${error}.`,
+    "Is `h2kbus dashboard` still running?",
+  );
+  render(
+    <main>
+      <Problem error={problem} />
+    </main>,
+    document.body,
+  );
 }

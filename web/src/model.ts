@@ -63,6 +63,13 @@ export class Model {
     this.every(FLEET_MS, () => this.readFleet());
   }
 
+  /** After a reconnection: the bus may be another one by now, with revisions that begin anew. */
+  resync(): void {
+    this.after = 0;
+    this.set({ jobs: new Map() });
+    this.hurry();
+  }
+
   stop(): void {
     this.timers.forEach(clearTimeout);
     this.timers.clear();
@@ -135,7 +142,10 @@ export class Model {
   private async readChanges(): Promise<void> {
     const { contract } = this.bus;
     if (this.after === 0) await this.findStart();
-    for await (const found of this.bus.read(contract.records, { next_by_subj: contract.recordOf("*"), seq: this.after + 1 })) {
+    for await (const found of this.bus.read(contract.records, {
+      next_by_subj: contract.recordOf("*"),
+      seq: this.after + 1,
+    })) {
       this.after = found.seq;
       const record = parsed<JobRecord>(found.data);
       if (record?.job_id) this.keep(record, found.seq);
@@ -145,7 +155,9 @@ export class Model {
   }
 
   private async findStart(): Promise<void> {
-    const info = await this.bus.api<{ state: { messages: number; last_seq: number } }>(`STREAM.INFO.${this.bus.contract.records}`);
+    const info = await this.bus.api<{ state: { messages: number; last_seq: number } }>(
+      `STREAM.INFO.${this.bus.contract.records}`,
+    );
     const { messages, last_seq } = info.state;
     this.after = messages > MAX_JOBS ? Math.max(0, last_seq - WINDOW) : 0;
     this.snapshot.total = messages;
@@ -192,9 +204,10 @@ export class Model {
     const states = await this.readConsumers();
     const loads = lanes.map(async (lane) => {
       const state = states.get(lane.consumer);
-      const [first] = state && state.num_pending + state.num_ack_pending > 0
-        ? await this.bus.batch(contract.jobs, { next_by_subj: contract.lane(lane), seq: 1, batch: 1 })
-        : [];
+      const [first] =
+        state && state.num_pending + state.num_ack_pending > 0
+          ? await this.bus.batch(contract.jobs, { next_by_subj: contract.lane(lane), seq: 1, batch: 1 })
+          : [];
       return {
         ...lane,
         waiting: state?.num_pending ?? 0,
@@ -246,12 +259,17 @@ async function settled<T>(reading: Promise<T>): Promise<T | BusError> {
 }
 
 /** Where a job stands now: its newest event, unless its record is newer. */
-export function standing(job: Job): { state: JobRecord["state"]; percent: number; phase: string; event: ProgressEvent | null } {
+export function standing(job: Job): {
+  state: JobRecord["state"];
+  percent: number;
+  phase: string;
+  event: ProgressEvent | null;
+} {
   const { record, event, revision } = job;
   if (event && event.seq >= revision * SEQ_STRIDE && !isTerminal(record.state)) {
     return { state: event.state, percent: event.progress_percent, phase: event.phase, event };
   }
-  const done = record.state === "COMPLETED" ? 100 : record.progress?.progress_percent ?? 0;
+  const done = record.state === "COMPLETED" ? 100 : (record.progress?.progress_percent ?? 0);
   const percent = event && event.attempt === record.attempt ? Math.max(done, event.progress_percent) : done;
   const live = event && event.attempt === record.attempt && !isTerminal(record.state) ? event : null;
   return { state: record.state, percent, phase: live?.phase ?? record.progress?.phase ?? "", event: live };

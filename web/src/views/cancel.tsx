@@ -27,11 +27,17 @@ export function CancelDialog({ model, jobId, onClose }: { model: Model; jobId: s
     <Modal title="Cancel this job?" onClose={onClose}>
       <form onSubmit={(event) => void send(event)}>
         {problem && <Problem error={problem} />}
-        <p>Its worker stops <code>{jobId}</code> and throws away what is not finished. This cannot be taken back.</p>
+        <p>
+          Its worker stops <code>{jobId}</code> and throws away what is not finished. This cannot be taken back.
+        </p>
         <Field label="Reason (optional)" value={reason} onInput={setReason} />
         <footer>
-          <button type="button" onClick={onClose}>Keep it running</button>
-          <button class="danger" disabled={busy}>{busy ? "Cancelling…" : "Cancel the job"}</button>
+          <button type="button" onClick={onClose}>
+            Keep it running
+          </button>
+          <button class="danger" disabled={busy}>
+            {busy ? "Cancelling…" : "Cancel the job"}
+          </button>
         </footer>
       </form>
     </Modal>

@@ -8,7 +8,11 @@ import { LanesView } from "./lanes";
 import { Problem, useSnapshot } from "./parts";
 import { SubmitDialog } from "./submit";
 
-const VIEWS = [["jobs", "Jobs"], ["fleet", "Fleet"], ["lanes", "Lanes"]] as const;
+const VIEWS = [
+  ["jobs", "Jobs"],
+  ["fleet", "Fleet"],
+  ["lanes", "Lanes"],
+] as const;
 
 function useRoute(): [string, string] {
   const read = () => location.hash.replace(/^#\/?/, "");
@@ -38,28 +42,58 @@ export function Desk({ model, connected, onSignOut }: { model: Model; connected:
 
   return (
     <>
-      <a class="skip" href="#main" onClick={(event) => { event.preventDefault(); document.getElementById("main")?.focus(); }}>Skip to content</a>
+      <a
+        class="skip"
+        href="#main"
+        onClick={(event) => {
+          event.preventDefault();
+          document.getElementById("main")?.focus();
+        }}
+      >
+        Skip to content
+      </a>
       <header class="top">
-        <a class="brand" href="#/jobs"><img src="icon.svg" alt="" width="22" height="22" /> h2kbus</a>
+        <a class="brand" href="#/jobs">
+          <img src="icon.svg" alt="" width="22" height="22" /> h2kbus
+        </a>
         <nav aria-label="Views">
           {VIEWS.map(([name, label]) => (
-            <a key={name} href={`#/${name}`} aria-current={view === name || (name === "jobs" && view === "job") ? "page" : undefined}>{label}</a>
+            <a
+              key={name}
+              href={`#/${name}`}
+              aria-current={view === name || (name === "jobs" && view === "job") ? "page" : undefined}
+            >
+              {label}
+            </a>
           ))}
         </nav>
         <span class={`link ${connected ? "up" : "down"}`} role="status" title={model.bus.place.websocket}>
           {connected ? "Connected" : "Reconnecting…"}
         </span>
-        {mayCommand
-          ? <button class="primary" onClick={() => setSubmitting(true)}>Submit a job</button>
-          : <span class="badge idle" title="This user may read, and give no commands">READ ONLY</span>}
-        <button class="quiet" onClick={onSignOut}>Sign out</button>
+        {mayCommand ? (
+          <button class="primary" onClick={() => setSubmitting(true)}>
+            Submit a job
+          </button>
+        ) : (
+          <span class="badge idle" title="This user may read, and give no commands">
+            READ ONLY
+          </span>
+        )}
+        <button class="quiet" onClick={onSignOut}>
+          Sign out
+        </button>
       </header>
       <main id="main" tabIndex={-1}>
         {problem && connected && <Problem error={problem} />}
-        {view === "job" ? <JobView key={detail} model={model} snapshot={snapshot} jobId={detail} />
-          : view === "fleet" ? <FleetView workers={snapshot.workers} />
-          : view === "lanes" ? <LanesView lanes={snapshot.lanes} />
-          : <JobList snapshot={snapshot} />}
+        {view === "job" ? (
+          <JobView key={detail} model={model} snapshot={snapshot} jobId={detail} />
+        ) : view === "fleet" ? (
+          <FleetView workers={snapshot.workers} />
+        ) : view === "lanes" ? (
+          <LanesView lanes={snapshot.lanes} />
+        ) : (
+          <JobList snapshot={snapshot} />
+        )}
       </main>
       {submitting && <SubmitDialog model={model} onClose={() => setSubmitting(false)} />}
     </>

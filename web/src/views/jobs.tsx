@@ -3,7 +3,7 @@ import { useState } from "preact/hooks";
 import { JOB_ID, type State, isLeased, isTerminal } from "../contract";
 import { bytes, duration, fileName, took } from "../format";
 import { type Job, type Snapshot, standing } from "../model";
-import { Ago, Badge, Bar, Empty } from "./parts";
+import { Ago, Badge, Bar, Empty, useTitle } from "./parts";
 
 const PAGE = 100;
 
@@ -23,6 +23,7 @@ function matches(job: Job, words: string): boolean {
 }
 
 export function JobList({ snapshot }: { snapshot: Snapshot }) {
+  useTitle("Jobs");
   const [filter, setFilter] = useState("All");
   const [words, setWords] = useState("");
   const [limit, setLimit] = useState(PAGE);
@@ -34,7 +35,9 @@ export function JobList({ snapshot }: { snapshot: Snapshot }) {
 
   return (
     <section aria-labelledby="jobs-title">
-      <h1 id="jobs-title" class="hidden">Jobs</h1>
+      <h1 id="jobs-title" class="hidden">
+        Jobs
+      </h1>
       <div class="tools">
         <div class="chips" role="group" aria-label="State">
           {Object.entries(FILTERS).map(([name, test]) => (
@@ -44,16 +47,30 @@ export function JobList({ snapshot }: { snapshot: Snapshot }) {
           ))}
         </div>
         <input
-          type="search" aria-label="Find jobs" placeholder="Id, operation, image, worker"
-          value={words} onInput={(event) => setWords(event.currentTarget.value)}
+          type="search"
+          aria-label="Find jobs"
+          placeholder="Id, operation, image, worker"
+          value={words}
+          onInput={(event) => setWords(event.currentTarget.value)}
         />
       </div>
-      {found.length > 0 ? <Table jobs={found.slice(0, limit)} /> : <Nothing words={words.trim()} any={all.length > 0} />}
+      {found.length > 0 ? (
+        <Table jobs={found.slice(0, limit)} />
+      ) : (
+        <Nothing words={words.trim()} any={all.length > 0} />
+      )}
       {found.length > limit && (
-        <p class="more"><button onClick={() => setLimit(limit + PAGE)}>Show {Math.min(PAGE, found.length - limit)} more of {found.length}</button></p>
+        <p class="more">
+          <button onClick={() => setLimit(limit + PAGE)}>
+            Show {Math.min(PAGE, found.length - limit)} more of {found.length}
+          </button>
+        </p>
       )}
       {snapshot.total > all.length && (
-        <p class="muted small">The {all.length} jobs that changed last, of {snapshot.total} on the bus. Type the whole id of an older one to open it.</p>
+        <p class="muted small">
+          The {all.length} jobs that changed last, of {snapshot.total} on the bus. Type the whole id of an older one to
+          open it.
+        </p>
       )}
     </section>
   );
@@ -63,9 +80,22 @@ function Table({ jobs }: { jobs: Job[] }) {
   return (
     <table class="list jobs">
       <thead>
-        <tr><th>State</th><th>Job</th><th>Operation</th><th>Image</th><th>Progress</th><th>What happens</th><th>Worker</th><th class="right">Changed</th></tr>
+        <tr>
+          <th>State</th>
+          <th>Job</th>
+          <th>Operation</th>
+          <th>Image</th>
+          <th>Progress</th>
+          <th>What happens</th>
+          <th>Worker</th>
+          <th class="right">Changed</th>
+        </tr>
       </thead>
-      <tbody>{jobs.map((job) => <Row key={job.record.job_id} job={job} />)}</tbody>
+      <tbody>
+        {jobs.map((job) => (
+          <Row key={job.record.job_id} job={job} />
+        ))}
+      </tbody>
     </table>
   );
 }
@@ -77,14 +107,32 @@ function Row({ job }: { job: Job }) {
   const told = job.event?.timestamp ?? "";
   return (
     <tr>
-      <td><Badge state={state} /></td>
-      <td class="id"><a title={record.job_id} href={`#/job/${encodeURIComponent(record.job_id)}`}>{record.job_id}</a></td>
+      <td>
+        <Badge state={state} />
+      </td>
+      <td class="id">
+        <a title={record.job_id} href={`#/job/${encodeURIComponent(record.job_id)}`}>
+          {record.job_id}
+        </a>
+      </td>
       <td class="operation">{record.spec?.operation ?? "–"}</td>
-      <td class="image" title={image}>{image ? fileName(image) : "–"}</td>
-      <td class="progress">{percent > 0 || isLeased(state) ? <Bar value={percent} state={state} label={`Progress of ${record.job_id}`} /> : ""}</td>
-      <td class="words"><Words job={job} /></td>
+      <td class="image" title={image}>
+        {image ? fileName(image) : "–"}
+      </td>
+      <td class="progress">
+        {percent > 0 || isLeased(state) ? (
+          <Bar value={percent} state={state} label={`Progress of ${record.job_id}`} />
+        ) : (
+          ""
+        )}
+      </td>
+      <td class="words">
+        <Words job={job} />
+      </td>
       <td class="worker">{record.worker_id ?? ""}</td>
-      <td class="right changed"><Ago moment={told > record.updated_at ? told : record.updated_at} /></td>
+      <td class="right changed">
+        <Ago moment={told > record.updated_at ? told : record.updated_at} />
+      </td>
     </tr>
   );
 }
@@ -94,8 +142,18 @@ export function Words({ job }: { job: Job }) {
   const { record } = job;
   const { state, phase, event } = standing(job);
   const error = record.result?.error;
-  if (state === "FAILED" && error) return <span class="bad-text" title={error.message}>{error.code}: {error.message}</span>;
-  if (state === "CANCELLED") return <span class="muted" title={error?.message}>{error?.message ?? "cancelled"}</span>;
+  if (state === "FAILED" && error)
+    return (
+      <span class="bad-text" title={error.message}>
+        {error.code}: {error.message}
+      </span>
+    );
+  if (state === "CANCELLED")
+    return (
+      <span class="muted" title={error?.message}>
+        {error?.message ?? "cancelled"}
+      </span>
+    );
   if (isTerminal(state)) return <span class="number">took {took(record.result?.metrics?.execution_seconds ?? 0)}</span>;
   if (!isLeased(state)) return <span class="muted">{record.pending_reason ?? "waits for a worker"}</span>;
   const parts = [phase];
@@ -108,7 +166,11 @@ export function Words({ job }: { job: Job }) {
 function Nothing({ words, any }: { words: string; any: boolean }) {
   if (!any && !words) return <Empty title="No jobs yet">They appear here as soon as somebody submits one.</Empty>;
   if (JOB_ID.test(words)) {
-    return <Empty title="No job in this list fits">It may be an older one: <a href={`#/job/${words}`}>open the job {words}</a></Empty>;
+    return (
+      <Empty title="No job in this list fits">
+        It may be an older one: <a href={`#/job/${words}`}>open the job {words}</a>
+      </Empty>
+    );
   }
   return <Empty title="No job in this list fits">Choose another state or other words.</Empty>;
 }

@@ -21,18 +21,29 @@ export function LogView({ model, jobId, attempts }: { model: Model; jobId: strin
       (found) => wanted && setTail(found),
       (error: unknown) => wanted && setTail(asBusError(error)),
     );
-    return () => { wanted = false; };
+    return () => {
+      wanted = false;
+    };
   }, [attempt, size]);
-  useEffect(() => { box.current?.scrollTo(0, box.current.scrollHeight); }, [tail]);
+  useEffect(() => {
+    box.current?.scrollTo(0, box.current.scrollHeight);
+  }, [tail]);
 
   return (
     <section class="card log" aria-labelledby="log-title">
       <header>
         <h2 id="log-title">Log</h2>
         {attempts > 1 && (
-          <label>Attempt <select value={attempt} onChange={(event) => setAttempt(Number(event.currentTarget.value))}>
-            {Array.from({ length: attempts }, (_, index) => <option key={index} value={index + 1}>{index + 1}</option>)}
-          </select></label>
+          <label>
+            Attempt{" "}
+            <select value={attempt} onChange={(event) => setAttempt(Number(event.currentTarget.value))}>
+              {Array.from({ length: attempts }, (_, index) => (
+                <option key={index} value={index + 1}>
+                  {index + 1}
+                </option>
+              ))}
+            </select>
+          </label>
         )}
       </header>
       <Tail tail={tail} box={box} onMore={() => setSize(Math.min(MOST_BYTES, size * 8))} limit={size >= MOST_BYTES} />
@@ -48,18 +59,37 @@ interface TailProps {
 }
 
 function Tail({ tail, box, onMore, limit }: TailProps) {
-  if (tail === undefined) return <p class="muted" role="status">Reading…</p>;
+  if (tail === undefined)
+    return (
+      <p class="muted" role="status">
+        Reading…
+      </p>
+    );
   if (tail instanceof BusError) return <Problem error={tail} />;
-  if (tail === null) return <p class="muted">No log of this attempt is on the bus. Its worker uploads it when the attempt ends, unless the job says otherwise.</p>;
+  if (tail === null)
+    return (
+      <p class="muted">
+        No log of this attempt is on the bus. Its worker uploads it when the attempt ends, unless the job says
+        otherwise.
+      </p>
+    );
   return (
     <>
       {tail.shown < tail.size && (
         <p class="small">
           The last {bytes(tail.shown)} of {bytes(tail.size)}.{" "}
-          {limit ? <>More than this is not shown here; the worker's host has all of it.</> : <button class="inline" onClick={onMore}>Show more</button>}
+          {limit ? (
+            <>More than this is not shown here; the worker's host has all of it.</>
+          ) : (
+            <button class="inline" onClick={onMore}>
+              Show more
+            </button>
+          )}
         </p>
       )}
-      <pre ref={box} tabIndex={0} aria-label="Log">{tail.text || "(empty)"}</pre>
+      <pre ref={box} tabIndex={0} aria-label="Log">
+        {tail.text || "(empty)"}
+      </pre>
     </>
   );
 }

@@ -13,6 +13,16 @@ export function useSnapshot(model: Model): Snapshot {
   return snapshot;
 }
 
+/** What the browser's tab and history say. */
+export function useTitle(words: string): void {
+  useEffect(() => {
+    document.title = `${words} – h2kbus`;
+    return () => {
+      document.title = "h2kbus";
+    };
+  }, [words]);
+}
+
 /** Words in which `this` is something to type. */
 export function Prose({ words }: { words: string }) {
   return <>{words.split("`").map((part, index) => (index % 2 ? <code key={index}>{part}</code> : part))}</>;
@@ -45,16 +55,31 @@ export function Field({ label, value, onInput, mistake, autocomplete = "off", ..
     <label class="field">
       <span>{label}</span>
       <input
-        {...(more as Record<string, unknown>)} value={value} autocomplete={autocomplete} spellcheck={false} onInput={(event) => onInput(event.currentTarget.value)}
-        aria-invalid={mistake !== undefined} aria-describedby={mistake ? id : undefined}
+        {...(more as Record<string, unknown>)}
+        value={value}
+        autocomplete={autocomplete}
+        spellcheck={false}
+        onInput={(event) => onInput(event.currentTarget.value)}
+        aria-invalid={mistake !== undefined}
+        aria-describedby={mistake ? id : undefined}
       />
-      {mistake && <span class="mistake" id={id}>{mistake}</span>}
+      {mistake && (
+        <span class="mistake" id={id}>
+          {mistake}
+        </span>
+      )}
     </label>
   );
 }
 
 const TONES: Partial<Record<State, string>> = {
-  COMPLETED: "good", FAILED: "bad", CANCELLED: "off", RETRYING: "warn", RUNNING: "live", PROGRESSING: "live", ASSIGNED: "live",
+  COMPLETED: "good",
+  FAILED: "bad",
+  CANCELLED: "off",
+  RETRYING: "warn",
+  RUNNING: "live",
+  PROGRESSING: "live",
+  ASSIGNED: "live",
 };
 
 export function Badge({ state }: { state: State }) {
@@ -72,15 +97,34 @@ export function Bar({ value, label, state }: { value: number; label: string; sta
 }
 
 export function Ago({ moment }: { moment: string }) {
-  return <time dateTime={moment} title={fullTime(moment)}>{ago(moment)}</time>;
+  return (
+    <time dateTime={moment} title={fullTime(moment)}>
+      {ago(moment)}
+    </time>
+  );
 }
 
 export function Empty({ title, children }: { title: string; children?: ComponentChildren }) {
-  return <div class="empty"><p><strong>{title}</strong></p>{children && <p>{children}</p>}</div>;
+  return (
+    <div class="empty">
+      <p>
+        <strong>{title}</strong>
+      </p>
+      {children && <p>{children}</p>}
+    </div>
+  );
 }
 
 /** A modal dialog that is open as long as it is drawn. */
-export function Modal({ title, onClose, children }: { title: string; onClose: () => void; children: ComponentChildren }) {
+export function Modal({
+  title,
+  onClose,
+  children,
+}: {
+  title: string;
+  onClose: () => void;
+  children: ComponentChildren;
+}) {
   const dialog = useRef<HTMLDialogElement>(null);
   useEffect(() => {
     const before = document.activeElement;
@@ -89,7 +133,12 @@ export function Modal({ title, onClose, children }: { title: string; onClose: ()
   }, []);
   return (
     <dialog ref={dialog} aria-label={title} onClose={onClose} onCancel={onClose}>
-      <header><h2>{title}</h2><button type="button" class="quiet" aria-label="Close" onClick={onClose}>✕</button></header>
+      <header>
+        <h2>{title}</h2>
+        <button type="button" class="quiet" aria-label="Close" onClick={onClose}>
+          ✕
+        </button>
+      </header>
       {children}
     </dialog>
   );

@@ -36,26 +36,50 @@ export function SignInForm({ place, busy, problem, onSignIn }: Props) {
   return (
     <main class="sign-in">
       <form class="card" onSubmit={submit} aria-labelledby="sign-in-title">
-        <h1 id="sign-in-title"><img src="icon.svg" alt="" width="28" height="28" /> h2kbus</h1>
-        <p class="muted">Bus at <code>{place.websocket}</code></p>
+        <h1 id="sign-in-title">
+          <img src="icon.svg" alt="" width="28" height="28" /> h2kbus
+        </h1>
+        <p class="muted">
+          Bus at <code>{place.websocket}</code>
+        </p>
         {problem && <Problem error={problem} />}
         <label class="field">
           <span id="kind-label">Sign in with</span>
-          <select aria-labelledby="kind-label" value={kind} onChange={(event) => setKind(event.currentTarget.value as SignIn["kind"])}>
-            {Object.entries(KINDS).map(([value, label]) => <option key={value} value={value}>{label}</option>)}
+          <select
+            aria-labelledby="kind-label"
+            value={kind}
+            onChange={(event) => setKind(event.currentTarget.value as SignIn["kind"])}
+          >
+            {Object.entries(KINDS).map(([value, label]) => (
+              <option key={value} value={value}>
+                {label}
+              </option>
+            ))}
           </select>
         </label>
         {kind === "password" && <Field label="User" value={user} onInput={setUser} autocomplete="username" required />}
         {kind === "creds" ? (
           <label class="field">
             <span>Content of the .creds file</span>
-            <textarea rows={6} value={secret} onInput={(event) => setSecret(event.currentTarget.value)} spellcheck={false} required />
+            <textarea
+              rows={6}
+              value={secret}
+              onInput={(event) => setSecret(event.currentTarget.value)}
+              spellcheck={false}
+              required
+            />
           </label>
-        ) : kind !== "none" && (
-          <Field
-            label={kind === "password" ? "Password" : KINDS[kind]}
-            type="password" value={secret} onInput={setSecret} autocomplete="current-password" required
-          />
+        ) : (
+          kind !== "none" && (
+            <Field
+              label={kind === "password" ? "Password" : KINDS[kind]}
+              type="password"
+              value={secret}
+              onInput={setSecret}
+              autocomplete="current-password"
+              required
+            />
+          )
         )}
         <details>
           <summary>More about this bus</summary>
@@ -64,7 +88,9 @@ export function SignInForm({ place, busy, problem, onSignIn }: Props) {
           <Field label="Inbox prefix" value={where.inboxPrefix} placeholder="_INBOX" onInput={change("inboxPrefix")} />
           <Field label="JetStream API prefix" value={where.apiPrefix} onInput={change("apiPrefix")} />
         </details>
-        <button class="primary" disabled={busy}>{busy ? "Connecting…" : "Connect"}</button>
+        <button class="primary" disabled={busy}>
+          {busy ? "Connecting…" : "Connect"}
+        </button>
         <p class="muted small">Secrets stay in this tab and go to the bus only.</p>
       </form>
     </main>

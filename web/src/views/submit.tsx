@@ -17,7 +17,12 @@ export function SubmitDialog({ model, onClose }: { model: Model; onClose: () => 
 
   const send = async (event: Event) => {
     event.preventDefault();
-    const trimmed = { ...draft, image: draft.image.trim(), outputDir: draft.outputDir.trim(), jobId: draft.jobId.trim() };
+    const trimmed = {
+      ...draft,
+      image: draft.image.trim(),
+      outputDir: draft.outputDir.trim(),
+      jobId: draft.jobId.trim(),
+    };
     const found = mistakesIn(trimmed);
     setMistakes(found);
     if (Object.keys(found).length > 0) return;
@@ -37,27 +42,65 @@ export function SubmitDialog({ model, onClose }: { model: Model; onClose: () => 
     <Modal title="Submit a job" onClose={onClose}>
       <form onSubmit={(event) => void send(event)} noValidate>
         {problem && <Problem error={problem} />}
-        <Field label="Operation" value={draft.operation} onInput={change("operation")} mistake={mistakes.operation} list="operations" />
-        <datalist id="operations">{Object.keys(OPERATIONS).map((name) => <option key={name} value={name} />)}</datalist>
+        <Field
+          label="Operation"
+          value={draft.operation}
+          onInput={change("operation")}
+          mistake={mistakes.operation}
+          list="operations"
+        />
+        <datalist id="operations">
+          {Object.keys(OPERATIONS).map((name) => (
+            <option key={name} value={name} />
+          ))}
+        </datalist>
         <p class="muted small hint">{OPERATIONS[draft.operation] ?? "Not one of the built-in operations."}</p>
-        <Field label="Image" value={draft.image} onInput={change("image")} mistake={mistakes.image} placeholder="/images/disk.vmdk" />
-        <Field label="Output directory" value={draft.outputDir} onInput={change("outputDir")} mistake={mistakes.outputDir} placeholder="/images/out" />
+        <Field
+          label="Image"
+          value={draft.image}
+          onInput={change("image")}
+          mistake={mistakes.image}
+          placeholder="/images/disk.vmdk"
+        />
+        <Field
+          label="Output directory"
+          value={draft.outputDir}
+          onInput={change("outputDir")}
+          mistake={mistakes.outputDir}
+          placeholder="/images/out"
+        />
         <div class="pair">
-          <Field label="Priority (1 is the most urgent)" value={draft.priority} onInput={change("priority")} mistake={mistakes.priority} inputMode="numeric" />
+          <Field
+            label="Priority (1 is the most urgent)"
+            value={draft.priority}
+            onInput={change("priority")}
+            mistake={mistakes.priority}
+            inputMode="numeric"
+          />
           <Field label="Job id (optional)" value={draft.jobId} onInput={change("jobId")} mistake={mistakes.jobId} />
         </div>
         <label class="field">
           <span>Parameters (JSON)</span>
           <textarea
-            rows={4} value={draft.parameters} placeholder={'{"output_format": "qcow2"}'} spellcheck={false}
+            rows={4}
+            value={draft.parameters}
+            placeholder={'{"output_format": "qcow2"}'}
+            spellcheck={false}
             onInput={(event) => change("parameters")(event.currentTarget.value)}
-            aria-invalid={mistakes.parameters !== undefined} aria-describedby="parameters-mistake"
+            aria-invalid={mistakes.parameters !== undefined}
+            aria-describedby="parameters-mistake"
           />
-          <span class="mistake" id="parameters-mistake">{mistakes.parameters}</span>
+          <span class="mistake" id="parameters-mistake">
+            {mistakes.parameters}
+          </span>
         </label>
         <footer>
-          <button type="button" onClick={onClose}>Close</button>
-          <button class="primary" disabled={busy}>{busy ? "Submitting…" : "Submit"}</button>
+          <button type="button" onClick={onClose}>
+            Close
+          </button>
+          <button class="primary" disabled={busy}>
+            {busy ? "Submitting…" : "Submit"}
+          </button>
         </footer>
       </form>
     </Modal>
