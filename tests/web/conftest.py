@@ -14,7 +14,15 @@ import anyio
 import msgspec
 import nkeys
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Playwright, ViewportSize, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Page,
+    Playwright,
+    ViewportSize,
+    expect,
+    sync_playwright,
+)
 
 import h2kbus
 from h2kbus.accounts import API_PREFIX, BUS_ACCOUNT, User, accounts
@@ -192,6 +200,10 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     finally:
         process.kill()
         process.wait()
+
+
+# How long the page may take until it shows what is expected; a machine may be busy.
+expect.set_options(timeout=15_000)
 
 
 @pytest.fixture(scope="module")

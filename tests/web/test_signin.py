@@ -2,8 +2,11 @@
 
 import base64
 import datetime as dt
+import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import pytest
@@ -12,8 +15,10 @@ from playwright.sync_api import BrowserContext, Page, expect
 from h2kbus.client import Bus
 from h2kbus.quotas import set_quota
 from subjects.quota import Quota
-from tests.conftest import Program, read_ready
+from tests.conftest import Program, environment, read_ready
+from tests.servers import start_server, wheel_server
 from tests.web.conftest import Guarded, Site, fill_form, free_port, serving, shoot
+from tests.web.jwt import UNLIMITED, Key
 
 pytestmark = pytest.mark.slow
 
@@ -156,6 +161,53 @@ def test_a_bus_that_went_away_is_said_to_be_gone_and_its_new_token_is_asked_for(
                 expect(page.get_by_role("alert")).to_contain_text(
                     "makes a new token at each start", timeout=20_000
                 )
+
+
+class Operated(NamedTuple):
+    """The page of a bus whose users have JWTs, and the keys of an account and of a user in it."""
+
+    page: str
+    account: Key
+    user: Key
+
+    def creds(self, seconds: float) -> str:
+        """The content of a .creds file that is good for so long."""
+        token = self.account.claims(self.user, {"subs": -1, "data": -1, "payload": -1}, seconds=seconds)
+        return (
+            f"-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n"
+            f"-----BEGIN USER NKEY SEED-----\n{self.user.seed}\n------END USER NKEY SEED------\n"
+        )
+
+
+@pytest.fixture
+def operated(tmp_path: Path) -> Iterator[Operated]:
+    operator, account, user = (Key(kind) for kind in ("operator", "account", "user"))
+    place = tmp_path / "server"
+    config = {
+        "operator": operator.claims(operator, {}),
+        "resolver": "MEMORY",
+        "resolver_preload": {account.public: operator.claims(account, {"limits": UNLIMITED})},
+        "websocket": {"listen": "127.0.0.1:-1", "no_tls": True},
+    }
+    process, _ = start_server(wheel_server(), place, config)
+    [ports] = place.glob("*.ports")
+    [websocket] = json.loads(ports.read_text())["websocket"]
+    program = Program(environment(HOME=str(tmp_path)), tmp_path)
+    with serving(program, "--port", "0", "--websocket", websocket) as served:
+        yield Operated(served["url"], account, user)
+    process.kill()
+    process.wait()
+
+
+def test_credentials_that_expire_meanwhile_are_said_to_have_expired(operated: Operated, page: Page) -> None:
+    page.goto(operated.page)
+    page.get_by_label("Sign in with").select_option("creds")
+    page.get_by_label("Content of the .creds file").fill(operated.creds(seconds=8))
+    page.get_by_role("button", name="Connect").click()
+    is_connected(page)
+    expect(page.get_by_role("alert").get_by_text("These credentials have expired.")).to_be_visible(
+        timeout=30_000
+    )
 
 
 @pytest.fixture

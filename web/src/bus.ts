@@ -68,6 +68,7 @@ const denied = (subject: string) =>
 
 export class Bus {
   readonly contract: Contract;
+  private expired = false;
   private readonly pending = new Map<string, Set<(error: BusError) => void>>();
 
   private constructor(
@@ -100,6 +101,7 @@ export class Bus {
   async watch(onChange: (connected: boolean) => void): Promise<BusError | null> {
     void this.listen(onChange);
     const error = await this.nc.closed();
+    if (this.expired) return expiredError();
     return error ? connectError(error, this.place.websocket) : null;
   }
 
@@ -201,6 +203,7 @@ export class Bus {
     for await (const status of this.nc.status()) {
       if (status.type === "disconnect") onChange(false);
       if (status.type === "reconnect") onChange(true);
+      if (status.type === "error" && status.error instanceof UserAuthenticationExpiredError) this.expired = true;
       if (status.type === "error" && status.error instanceof PermissionViolationError) {
         const refused = denied(status.error.subject);
         for (const fail of [...(this.pending.get(status.error.subject) ?? [])]) fail(refused);
@@ -221,14 +224,16 @@ function authenticator(who: SignIn): Authenticator[] {
     case "nkey":
       return [nkeyAuthenticator(bytes)];
     case "creds":
-      return [credsAuthenticator(bytes)];
+      // Its reader wants the last line to end.
+      return [credsAuthenticator(new TextEncoder().encode(`${who.secret.trim()}\n`))];
   }
 }
 
+const expiredError = () =>
+  new BusError("PERMISSION_DENIED", "These credentials have expired.", "Sign in again with new ones.");
+
 function connectError(error: unknown, address: string): BusError {
-  if (error instanceof UserAuthenticationExpiredError || /expired/i.test(causes(error))) {
-    return new BusError("PERMISSION_DENIED", "These credentials have expired.", "Sign in again with new ones.");
-  }
+  if (error instanceof UserAuthenticationExpiredError) return expiredError();
   if (error instanceof AuthorizationError || /authoriz|authentication/i.test(causes(error))) {
     return new BusError(
       "PERMISSION_DENIED",
