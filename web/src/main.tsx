@@ -1,6 +1,7 @@
 // The page's entry: sign in, then the views, until the connection ends for good.
 import "./style/base.css";
 import "./style/parts.css";
+import "./style/lists.css";
 import "./style/views.css";
 import "./style/narrow.css";
 import { render } from "preact";
