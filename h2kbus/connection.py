@@ -1,7 +1,6 @@
-"""The connection to NATS: bounded, self-healing, and the only place that knows the client's errors.
+"""The connection to NATS: bounded and self-healing.
 
-Everything durable goes through `publish` (with the server's acknowledgement) and `api`; everything read
-by name goes through direct gets. No `nats` exception passes this module.
+Everything durable goes through `publish` and `api`, everything read by name through direct gets.
 """
 
 import contextlib
@@ -30,17 +29,16 @@ from h2kbus.answers import (
     status_of,
     stored,
 )
+from h2kbus.client_errors import mapped_errors
 from h2kbus.errors import (
     BusError,
-    BusFull,
-    BusTimeout,
     BusUnreachable,
     ErrorCode,
     NotProvisioned,
     ServerUnfit,
 )
 from h2kbus.handshake import check_server, client_options, connect_error, is_hopeless
-from h2kbus.inbox import Inbox, MessageHandler, denial, raised, settled
+from h2kbus.inbox import Inbox, MessageHandler, Outgoing, denial, raised, settled
 from h2kbus.settings import DEFAULT_API_PREFIX, ConnectionSettings
 
 log = logging.getLogger("h2kbus")
@@ -96,18 +94,14 @@ class Connection:
             answer = await self.inbox.ask(subject, payload, headers, timeout=timeout)
         return sequence_of(subject, answer)
 
-    async def publish_together(self, *messages: tuple[str, bytes]) -> list[int | BusError]:
+    async def publish_together(self, *messages: Outgoing) -> list[int | BusError]:
         """Like `publish` for several messages in one round trip: each one's sequence, or its error."""
         if not self.nats.is_connected:
             await self._reconnected(DEADLINE_SECONDS)
         with mapped_errors:
-            answers = [
-                await self.inbox.begin(subject, body, timeout=DEADLINE_SECONDS) for subject, body in messages
-            ]
-        return [
-            outcome_of(subject, await settled(answer))
-            for (subject, _), answer in zip(messages, answers, strict=True)
-        ]
+            answers = [await self.inbox.begin(*each, timeout=DEADLINE_SECONDS) for each in messages]
+        pairs = zip(messages, answers, strict=True)
+        return [outcome_of(message[0], await settled(answer)) for message, answer in pairs]
 
     async def publish_unconfirmed(self, subject: str, payload: bytes, reply: str = "") -> None:
         """Send and forget: hints, pulls and acknowledgements that a redelivery would repeat."""
@@ -235,8 +229,11 @@ class Connection:
             await subscription.drain()  # type: ignore[no-untyped-call] # nats-py leaves it untyped
 
     async def flush(self) -> None:
-        """Wait until the server has seen everything sent so far."""
-        with mapped_errors:
+        """Wait until the server has seen everything sent so far.
+
+        Not to be cancelled: the client takes an answer that nobody waits for as a broken connection.
+        """
+        with anyio.CancelScope(shield=True), mapped_errors:
             # The client's own flush sends its question past what is still buffered.
             await self.nats._flush_pending(force_flush=True)  # noqa: SLF001 - it has no public name
             await self.nats.flush(timeout=int(DEADLINE_SECONDS))
@@ -331,21 +328,3 @@ async def connect(settings: ConnectionSettings) -> AsyncIterator[Connection]:
         yield connection
     finally:
         await connection.close()
-
-
-class _MappedErrors:
-    """The one place where the client's errors become ours."""
-
-    def __enter__(self) -> None:
-        """Nothing to do; it has no state, so that one serves every request."""
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, nats.errors.MaxPayloadError):
-            raise BusFull("the message is larger than the server accepts") from None
-        if isinstance(error, (nats.errors.ConnectionClosedError, nats.errors.OutboundBufferLimitError)):
-            raise BusUnreachable(f"the connection is not there: {error}") from None
-        if isinstance(error, nats.errors.Error):
-            raise BusTimeout(f"the bus did not take the request: {error}") from None
-
-
-mapped_errors: Final = _MappedErrors()

@@ -26,7 +26,7 @@
     └── AttemptStopped          an attempt was stopped from outside: cancelled, timed out, lease lost
 
 Codes, advice and retryability stand in `subjects.codes`. No error type of the NATS client leaves
-h2kbus: `h2kbus.connection` maps them.
+h2kbus: `h2kbus.client_errors` maps them.
 """
 
 from typing import Any

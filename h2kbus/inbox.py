@@ -18,6 +18,8 @@ from nats.aio.msg import Msg
 from h2kbus.errors import BusError, BusTimeout, PermissionDenied
 
 MessageHandler = Callable[[Msg], None]
+Outgoing = tuple[str, bytes] | tuple[str, bytes, dict[str, str] | None]
+"""A message to publish: its subject, its payload, and its headers if it has any."""
 
 SWEEP_SECONDS: Final = 0.25
 """How often overdue requests are looked for; a deadline is kept to within this."""

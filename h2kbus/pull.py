@@ -36,7 +36,7 @@ class Delivery(msgspec.Struct, frozen=True):
     """One message handed out by a consumer, and how to answer for it.
 
     `times_delivered` is 1 for the first delivery, as the server counts. `stored_at` is the server's time of
-    the message in seconds since 1970.
+    the message in seconds since 1970. `headers` are the sender's.
     """
 
     connection: Connection
@@ -46,6 +46,7 @@ class Delivery(msgspec.Struct, frozen=True):
     consumer: str
     times_delivered: int
     stored_at: float = 0.0
+    headers: dict[str, str] | None = None
 
     async def ack(self) -> None:
         """Remove the message, confirmed. Only for what is settled: even a stale holder's ack removes it."""
@@ -210,4 +211,5 @@ def read_delivery(connection: Connection, message: Msg) -> Delivery:
         consumer=parts[start + 1],
         times_delivered=int(parts[start + 2]),
         stored_at=int(parts[start + 5]) / 1e9,
+        headers=message.headers,
     )

@@ -8,14 +8,14 @@ import contextlib
 import datetime as dt
 from collections.abc import Sequence
 
-from h2kbus.answers import Stored
 from h2kbus.connection import Connection
 from h2kbus.errors import SubjectTaken
 from h2kbus.journal import publish_event
 from h2kbus.store import Entry, JobStore
+from h2kbus.telemetry import SILENT, Telemetry, moved
 from h2kbus.watch import readable
 from subjects.codec import encode
-from subjects.events import milestone
+from subjects.events import ProgressEvent, milestone
 from subjects.lifecycle import stop_requested, stopped
 from subjects.record import JobRecord, LaneMessage
 from subjects.result import JobError
@@ -25,11 +25,19 @@ from subjects.topology import Topology
 class Dispatch:
     """Puts jobs into their lanes, and stops them."""
 
-    def __init__(self, connection: Connection, topology: Topology, store: JobStore, name: str) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        topology: Topology,
+        store: JobStore,
+        name: str,
+        telemetry: Telemetry = SILENT,
+    ) -> None:
         self.connection = connection
         self.topology = topology
         self.store = store
         self.name = name
+        self.telemetry = telemetry
 
     async def tell(self, entry: Entry) -> None:
         """Publish the event that tells of the record as it is."""
@@ -60,11 +68,11 @@ class Dispatch:
         found = await self.connection.get_last_together(self.topology.jobs_stream, subjects)
         return [each is not None for each in found]
 
-    async def untold(self, job_ids: Sequence[str]) -> list[str]:
-        """Those of the jobs that have ended whose last event does not say so."""
+    async def last_words(self, job_ids: Sequence[str]) -> list[ProgressEvent | None]:
+        """The last event of each job."""
         subjects = [self.topology.grammar.progress(each) for each in job_ids]
         found = await self.connection.get_last_together(self.topology.progress_stream, subjects)
-        return [job_id for job_id, last in zip(job_ids, found, strict=True) if not _tells_an_end(last)]
+        return [readable(each.data) if each else None for each in found]
 
     async def stop(self, entry: Entry, cause: JobError) -> None:
         """End a job that nobody works on; ask the worker of one that runs. Raises RevisionConflict.
@@ -80,12 +88,8 @@ class Dispatch:
             await self.connection.publish_unconfirmed(hint, record.job_id.encode())
             return
         ended = await self.store.swap(stopped(record, cause, now=now, by=self.name), entry.revision)
+        self.telemetry.observe(moved(ended.record, cause.code))
         await self.tell(ended)
 
     def _lane_subject(self, record: JobRecord) -> str:
         return self.topology.grammar.job(record.pool, record.lane, record.priority, record.job_id)
-
-
-def _tells_an_end(stored: Stored | None) -> bool:
-    event = readable(stored.data) if stored else None
-    return event is not None and event.state.terminal

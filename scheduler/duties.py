@@ -14,7 +14,9 @@ from typing import Final
 import anyio
 
 from h2kbus.errors import BusError, ErrorCode, InvalidMessage, RevisionConflict
+from h2kbus.logs import bound
 from h2kbus.store import Entry
+from h2kbus.telemetry import DutyRound, moved
 from scheduler.admission import Admission
 from scheduler.dispatch import Dispatch
 from scheduler.fleet import FleetView
@@ -35,6 +37,9 @@ TOGETHER: Final = 32
 """How many jobs are seen to at once."""
 LOOKED_UP: Final = 500
 """How many admissions a round tries, and how many of the jobs that have ended it looks up in their events."""
+
+ENDS_OF_LOST_WORKERS: Final = frozenset({ErrorCode.WORKER_LOST, ErrorCode.TIMEOUT})
+"""With these a scheduler ends a job whose worker does not answer, and which may have left something."""
 
 
 class Duty(enum.Enum):
@@ -76,6 +81,7 @@ class Duties:
         self._store = dispatch.store
         self._admission = admission
         self._name = dispatch.name
+        self._observe = dispatch.telemetry.observe
         self._lease_seconds = dispatch.topology.lease_seconds
         self._fleet = fleet
         self._live = LiveJobs(self._store)
@@ -93,10 +99,12 @@ class Duties:
         """See to the live jobs again and again, until cancelled."""
         pause = min(LONGEST_PAUSE_SECONDS, self._lease_seconds / ROUNDS_PER_LEASE)
         while True:
+            began = time.monotonic()
             try:
                 await self.run_once()
             except BusError as error:
                 log.warning("the duties have to wait: %s", error)
+            self._observe(DutyRound(time.monotonic() - began))
             await anyio.sleep(pause)
 
     async def run_once(self) -> None:
@@ -115,7 +123,7 @@ class Duties:
         for duty, jobs in due.items():
             await self._see_to(duty, jobs)
         await self._sweep.run_once(now, clock, after=self._lease_seconds)
-        await self._tell_ends(now)
+        await self._settle_ends(now)
         await self._admission.sweep(clock)
 
     def _next_to_admit(self, waiting: list[LiveJob]) -> list[LiveJob]:
@@ -123,14 +131,25 @@ class Duties:
         hopeful = [job for job in waiting if not self._admission.is_hopeless(job.glimpse)]
         return sorted(hopeful, key=lambda job: (job.tried, job.glimpse.policy.priority))[:LOOKED_UP]
 
-    async def _tell_ends(self, now: float) -> None:
-        """Tell of ends whose writer died before it could, if no message brought another worker to do so."""
+    async def _settle_ends(self, now: float) -> None:
+        """See to the ends of jobs whose worker died, a lease later, once.
+
+        Their lane's message brings another worker, which tells of the end and clears away what is left;
+        somebody may have purged the lane.
+        """
         ended = self._live.ended_before(now - self._lease_seconds, LOOKED_UP)
-        for job_id in await self._dispatch.untold(ended):
+        for job_id, last in zip(ended, await self._dispatch.last_words(ended), strict=True):
+            told = last is not None and last.state.terminal
+            if told and last is not None and last.details.get("code") not in ENDS_OF_LOST_WORKERS:
+                continue
             entry = await self._store.find(job_id)
-            if entry is not None and entry.record.state.terminal:
+            if entry is None or not entry.record.state.terminal:
+                continue
+            if not told:
                 log.warning("job %s ended %s and nobody had told", job_id, entry.record.state)
                 await self._dispatch.tell(entry)
+            if entry.record.attempt > 0:
+                await self._dispatch.put_in_lane(entry)
 
     async def _see_to(self, duty: Duty, jobs: list[LiveJob]) -> None:
         for start in range(0, len(jobs), TOGETHER):
@@ -140,12 +159,13 @@ class Duties:
 
     async def _do(self, duty: Duty, job: LiveJob) -> None:
         """The edge of one duty: what fails is logged, and comes again with the next round."""
-        try:
-            await self._handlers[duty](job)
-        except RevisionConflict:
-            self._live.forget(job)
-        except (BusError, InvalidMessage) as error:
-            log.warning("job %s: cannot %s yet: %s", job.glimpse.job_id, duty.value, error)
+        with bound(job_id=job.glimpse.job_id):
+            try:
+                await self._handlers[duty](job)
+            except RevisionConflict:
+                self._live.forget(job)
+            except (BusError, InvalidMessage) as error:
+                log.warning("job %s: cannot %s yet: %s", job.glimpse.job_id, duty.value, error)
 
     async def _current(self, job: LiveJob) -> Entry | None:
         """The record, if it still is as the duty was concluded from."""
@@ -169,7 +189,9 @@ class Duties:
         if waits is None:
             unserved = await self._fleet.unserved(demand)
             admitted = queued(entry.record, now=now, by=self._name, unserved=unserved)
-            await self._dispatch.deliver(await self._store.swap(admitted, entry.revision))
+            entry = await self._store.swap(admitted, entry.revision)
+            self._observe(moved(entry.record))
+            await self._dispatch.deliver(entry)
         elif waits != entry.record.pending_reason or job.is_older(REFRESH_SECONDS, self._clock):
             await self._store.swap(pending(entry.record, waits, now=now), entry.revision)
 
@@ -188,6 +210,7 @@ class Duties:
         record = taken_back(entry.record, error, now=dt.datetime.now(dt.UTC), by=self._name)
         log.warning("job %s: %s: now %s", record.job_id, error.message, record.state)
         taken = await self._store.swap(record, entry.revision)
+        self._observe(moved(record, record.errors[-1].code))
         if record.state.terminal:
             await self._dispatch.tell(taken)
             await self._dispatch.put_in_lane(taken)

@@ -19,6 +19,7 @@ from h2kbus.errors import (
 from h2kbus.journal import bury
 from h2kbus.pull import Delivery
 from h2kbus.store import Entry
+from h2kbus.telemetry import DeadLettered, moved, traceparent_of
 from scheduler.admission import Admission
 from scheduler.dispatch import Dispatch
 from scheduler.fleet import FleetView
@@ -67,16 +68,18 @@ class Intake:
         self._gate = gate
         self._own_name = own_name
         self._name = dispatch.name
+        self._telemetry = dispatch.telemetry
         self._handlers: dict[Verb, Callable[[CommandSubject, Delivery], Awaitable[None]]] = {
             Verb.SUBMIT: self._submit,
             Verb.CANCEL: self._cancel,
             Verb.RETRY: self._retry,
         }
 
-    async def handle(self, delivery: Delivery) -> None:
+    async def handle(self, delivery: Delivery) -> bool:
         """Carry out one command and acknowledge it. Raises BusError when the bus fails in between.
 
-        One that is more than its submitter's quota allows is acknowledged and told of, and that is all.
+        False for one that is more than its submitter's quota allows: it is acknowledged and told of, and
+        that is all.
         """
         submitter, verb, _ = delivery.subject.rsplit(".", 3)[1:]
         size, again = len(delivery.data), delivery.times_delivered > 1
@@ -84,9 +87,10 @@ class Intake:
         if reason is not None:
             await self._gate.tell(submitter, reason)
             await delivery.ack_unconfirmed()
-            return
+            return False
         with self._gate.under_way(submitter, verb, size):
             await self._carry_out(delivery)
+        return True
 
     async def _carry_out(self, delivery: Delivery) -> None:
         try:
@@ -139,8 +143,11 @@ class Intake:
                 parent=parent.job_id if parent else None,
                 waits=await self._hindrance(command.job_id, spec, demand),
             )
-            size = parent.spec_bytes if parent else len(delivery.data)
-            record = msgspec.structs.replace(record, spec_bytes=size)
+            size, trace = (
+                parent.spec_bytes if parent else len(delivery.data),
+                traceparent_of(delivery.headers),
+            )
+            record = msgspec.structs.replace(record, spec_bytes=size, traceparent=trace)
             if record.state is State.QUEUED:
                 unserved = await self._fleet.unserved(demand)
                 record = pending(record, unserved, now=record.updated_at)
@@ -185,9 +192,12 @@ class Intake:
     async def _create(self, record: JobRecord) -> Entry:
         """Create the record, or read the one that is there already."""
         try:
-            return await self._store.create(record)
+            entry = await self._store.create(record)
         except RevisionConflict:
             return await self._store.get(record.job_id)
+        error = record.result.error if record.result else None
+        self._telemetry.observe(moved(record, error.code if error else ""))
+        return entry
 
     async def _refuse(
         self, command: CommandSubject, spec: JobSpec | None, error: InvalidMessage, delivery: Delivery
@@ -204,6 +214,10 @@ class Intake:
             now=dt.datetime.now(dt.UTC),
             by=self._name,
         )
+        trace = traceparent_of(delivery.headers)
+        record = msgspec.structs.replace(record, traceparent=trace)
+        with self._telemetry.tracer.span("refuse", trace, job_id=command.job_id) as span:
+            span.fail(problem.code)
         entry = await self._create(record)
         if entry.record == record or delivery.times_delivered > 1:
             await self._tell_end(entry)
@@ -240,6 +254,7 @@ class Intake:
 
     async def _bury_copy(self, delivery: Delivery, reason: str, message: str) -> None:
         await bury(self._connection, self._topology, delivery, reason=reason, message=message, by=self._name)
+        self._telemetry.observe(DeadLettered(reason))
 
 
 def require_own_name(submitter: str, spec: JobSpec) -> None:

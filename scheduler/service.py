@@ -9,16 +9,27 @@ from collections.abc import Callable
 from typing import Final
 
 import anyio
+import msgspec
 from anyio.abc import TaskStatus
 
 from h2kbus.connection import Connection
 from h2kbus.crew import Crew
-from h2kbus.errors import BusError, H2KBusError
+from h2kbus.errors import BusError, ErrorCode, H2KBusError
+from h2kbus.logs import bound
 from h2kbus.provision import provision
 from h2kbus.pull import Delivery, PullInbox, PullRequest
 from h2kbus.slots import Slot, Slots
 from h2kbus.store import JobStore
+from h2kbus.telemetry import (
+    SILENT,
+    CommandAnswered,
+    Redelivered,
+    Telemetry,
+    trace_headers,
+    traceparent_of,
+)
 from scheduler.admission import Admission
+from scheduler.census import Census
 from scheduler.dispatch import Dispatch
 from scheduler.duties import Duties
 from scheduler.fleet import FleetView
@@ -29,6 +40,7 @@ from scheduler.limits import Limits
 from scheduler.locks import ImageLocks
 from scheduler.mending import Mending
 from subjects.catalog import OperationCatalog
+from subjects.commands import Verb
 from subjects.topology import SECOND, Topology
 
 log = logging.getLogger("h2kbus.scheduler")
@@ -37,6 +49,7 @@ CONCURRENCY: Final = 256
 PULL_SECONDS: Final = 20
 RETRY_SECONDS: Final = 1.0
 PAUSE_SECONDS: Final = 0.5
+MAKES_JOBS: Final = frozenset({Verb.SUBMIT, Verb.RETRY})
 
 
 class Scheduler:
@@ -50,11 +63,13 @@ class Scheduler:
         name: str,
         *,
         own_name: bool = False,
+        telemetry: Telemetry = SILENT,
     ) -> None:
         self._connection = connection
         self._topology = topology
         store = JobStore(connection, topology)
-        dispatch = Dispatch(connection, topology, store, name)
+        self._telemetry = telemetry
+        dispatch = Dispatch(connection, topology, store, name, telemetry)
         fleet = FleetView(connection, topology)
         locks = ImageLocks(connection, topology, store, catalog)
         admission = Admission(locks, Limits(connection, topology, store), fleet)
@@ -63,6 +78,7 @@ class Scheduler:
         self._intake = Intake(dispatch, self._lanes, admission, fleet, catalog, self._gate, own_name=own_name)
         self._duties = Duties(dispatch, admission, fleet)
         self._mending = Mending(connection, topology, self._lanes)
+        self._census = Census(connection, topology, store, telemetry.observe)
         self._slots = Slots(CONCURRENCY)
         self._crew = Crew(CONCURRENCY, self._handle)
         self._drain = anyio.CancelScope()
@@ -80,6 +96,8 @@ class Scheduler:
             background.start_soon(self._duties.run)
             background.start_soon(self._mending.run)
             background.start_soon(self._gate.run)
+            if self._telemetry.is_observed:
+                background.start_soon(self._census.run)
             await self._serve_commands(task_status)
             background.cancel_scope.cancel()
 
@@ -120,17 +138,35 @@ class Scheduler:
     async def _handle(self, work: tuple[Delivery, Slot]) -> None:
         """The edge: a command that fails comes again, and the reason is logged once for each time."""
         delivery, slot = work
-        with slot:
+        verb, job_id = delivery.subject.rsplit(".", 2)[1:]
+        if delivery.times_delivered > 1:
+            self._telemetry.observe(Redelivered("commands"))
+        with slot, bound(job_id=job_id):
             try:
-                await self._intake.handle(delivery)
+                taken = await self._answer(delivery, verb, job_id)
             except H2KBusError as error:
                 log.warning("%s will be tried again: %s (%s)", delivery.subject, error, error.error_code)
-                await self._again(delivery)
+                await self._again(delivery, verb)
             except Exception:
                 log.exception("%s met a defect; it will be tried again", delivery.subject)
-                await self._again(delivery)
+                await self._again(delivery, verb)
+            else:
+                self._telemetry.observe(CommandAnswered(verb, "handled" if taken else "refused"))
 
-    async def _again(self, delivery: Delivery) -> None:
+    async def _answer(self, delivery: Delivery, verb: str, job_id: str) -> bool:
+        """What makes a job is a step of its trace, from which the job's record goes on."""
+        if verb not in MAKES_JOBS:
+            return await self._intake.handle(delivery)
+        parent = traceparent_of(delivery.headers)
+        with self._telemetry.tracer.span("intake", parent, verb=verb, job_id=job_id) as span:
+            headers = trace_headers(span.traceparent)
+            taken = await self._intake.handle(msgspec.structs.replace(delivery, headers=headers))
+            if not taken:
+                span.fail(ErrorCode.QUOTA_EXCEEDED)
+        return taken
+
+    async def _again(self, delivery: Delivery, verb: str) -> None:
+        self._telemetry.observe(CommandAnswered(verb, "deferred"))
         try:
             await delivery.nak(RETRY_SECONDS)
         except BusError as error:

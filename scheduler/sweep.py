@@ -13,6 +13,7 @@ from typing import Final
 import anyio
 
 from h2kbus.errors import BusError, RevisionConflict
+from h2kbus.logs import bound
 from h2kbus.store import Entry, JobStore
 from scheduler.dispatch import Dispatch
 from scheduler.fleet import FleetView
@@ -61,12 +62,13 @@ class Sweep:
 
     async def _do(self, action: Action, entry: Entry) -> None:
         """The edge of one look: what fails is logged, and the job has its turn again."""
-        try:
-            await action(entry)
-        except RevisionConflict:
-            pass
-        except BusError as error:
-            log.warning("job %s cannot be looked after yet: %s", entry.record.job_id, error)
+        with bound(job_id=entry.record.job_id):
+            try:
+                await action(entry)
+            except RevisionConflict:
+                pass
+            except BusError as error:
+                log.warning("job %s cannot be looked after yet: %s", entry.record.job_id, error)
 
     async def _put_back(self, entry: Entry) -> None:
         log.warning("job %s had vanished from its lane", entry.record.job_id)

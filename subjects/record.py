@@ -10,6 +10,9 @@ from subjects.result import JobError, JobResult
 from subjects.spec import DEFAULT_POOL, JobId, JobSpec, PoolName, Priority, Timestamp, keep_utc
 from subjects.states import State
 
+Traceparent = Annotated[str, Meta(pattern=r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$(?!\n)")]
+"""A W3C trace context: the trace and the step that what happens next belongs to."""
+
 
 class Transition(msgspec.Struct, frozen=True):
     """One line of the audit trail. `before` is None for the job's creation."""
@@ -37,6 +40,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     `publishing` says that an attempt may have begun to give its outputs their names: should it be lost,
     the next worker first finds out how far it came. `deadline_exceeded` asks the holder to stop.
     `spec_bytes` is the size of the submission, which counts against its submitter's quota.
+    `traceparent` is there if somebody traces the job.
     """
 
     job_id: JobId
@@ -62,6 +66,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     publishing: bool = False
     parent: JobId | None = None
     spec_bytes: Annotated[int, Meta(ge=0)] = 0
+    traceparent: Traceparent | None = None
 
     def __post_init__(self) -> None:
         keep_utc(self, "created_at", "updated_at", "next_attempt_at")

@@ -52,6 +52,19 @@ _PRINTABLE: Final = r"^[^.*>\s]{1,128}$"
 _ID: Final = r"^[A-Za-z0-9_-]{1,128}$"
 _POOL: Final = r"^[a-z0-9-]{1,32}$"
 
+_TRACED: Final = frozenset({"JobSpec", "RetryCommand"})
+"""The messages that begin a job, and may come with the trace that it belongs to."""
+_TRACE_HEADERS: Final = {
+    "type": "object",
+    "properties": {
+        "traceparent": {
+            "type": "string",
+            "description": "W3C Trace Context; what is none is ignored.",
+            "pattern": "^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$",
+        }
+    },
+}
+
 _PARAMETERS: Final[dict[str, dict[str, Any]]] = {
     "job_id": {"description": "The job's id.", "x-pattern": _ID},
     "lane": {
@@ -168,6 +181,7 @@ def _messages(used: set[str]) -> dict[str, Any]:
             "contentType": "application/json",
             "summary": summary,
             "payload": _ref("components", "schemas", name),
+            **({"headers": _TRACE_HEADERS} if name in _TRACED else {}),
         }
         for name, summary in summaries.items()
         if name in used

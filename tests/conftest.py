@@ -24,15 +24,16 @@ from h2kbus.client import Bus
 from h2kbus.connection import Connection, connect
 from h2kbus.plugins import load_catalog
 from h2kbus.settings import ConnectionSettings
+from h2kbus.telemetry import SILENT
 from scheduler.service import Scheduler
 from subjects.fleet import WorkerCapabilities
 from subjects.grammar import Grammar
 from subjects.lease import LEASE_SECONDS
 from subjects.operations import plugin_token
 from subjects.spec import ArtifactPolicy, Audit, ExecutionPolicy, ImageSpec, JobSpec
-from subjects.topology import REPROBE_SECONDS, Topology
+from subjects.topology import Topology
 from tests.servers import container_server, start_server, wheel_server
-from workers.profile import Detect
+from workers.profile import Probes
 from workers.service import Worker
 
 REPOSITORY = Path(__file__).parent.parent
@@ -121,6 +122,7 @@ class Fleet:
         self.settings = settings
         self.topology = Topology(Grammar(settings.root))
         self.catalog = load_catalog([REHEARSE])
+        self.told = SILENT
         self.connections: dict[str, Connection] = {}
         self._group = group
         self._stack = stack
@@ -136,7 +138,7 @@ class Fleet:
         """Start a scheduler; returns the call that drains it."""
         connection = await self._stack.enter_async_context(connect(self.settings))
         topology = Topology(self.topology.grammar, replicas, lease_seconds)
-        service = Scheduler(connection, topology, self.catalog, name, own_name=own_name)
+        service = Scheduler(connection, topology, self.catalog, name, own_name=own_name, telemetry=self.told)
         drain: Callable[[], None] = await self._group.start(service.serve)
         return drain
 
@@ -147,8 +149,7 @@ class Fleet:
         slots: int = 2,
         tokens: Sequence[str] = ("qemu-img", plugin_token("rehearse")),
         grace: float = 0.0,
-        detect: Detect | None = None,
-        reprobe_seconds: float = REPROBE_SECONDS,
+        probes: Probes | None = None,
         trusted_keys: frozenset[str] | None = None,
         **profile: Any,
     ) -> Callable[[], None]:
@@ -161,9 +162,9 @@ class Fleet:
             self.topology,
             self.catalog,
             described,
-            detect,
-            reprobe_seconds,
+            probes,
             trusted_keys=trusted_keys,
+            telemetry=self.told,
         )
         drain: Callable[[], None] = await self._group.start(functools.partial(service.serve, grace=grace))
         return drain

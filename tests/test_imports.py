@@ -19,7 +19,8 @@ LONGEST_FUNCTION = 60
 NATS_IMPORTS = {
     "h2kbus.answers": "types the answers that it reads",
     "h2kbus.backup": "types the chunks of a stream",
-    "h2kbus.connection": "makes the client's connection and maps its errors",
+    "h2kbus.client_errors": "maps the client's errors",
+    "h2kbus.connection": "makes the client's connection",
     "h2kbus.handshake": "reads what the client learnt of the server",
     "h2kbus.inbox": "publishes requests over the client",
     "h2kbus.pull": "types the messages and the subscription of a pull",
@@ -135,6 +136,24 @@ def loaded_by(module: str, unwanted: Iterable[str]) -> list[str]:
 def test_import_h2kbus_loads_no_worker_scheduler_or_command_line() -> None:
     unwanted = ("workers", "scheduler", "h2kbus.cli", "rich", "typer", "yaml", "psutil")
     assert loaded_by("h2kbus", unwanted) == []
+
+
+EXTRAS = ("prometheus_client", "opentelemetry", "google.protobuf", "requests")
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "h2kbus",
+        "h2kbus.telemetry",
+        "h2kbus.cli.app",
+        "h2kbus.cli.processes",
+        "workers.service",
+        "scheduler.service",
+    ],
+)
+def test_what_metrics_and_spans_need_is_loaded_only_where_they_are_asked_for(module: str) -> None:
+    assert loaded_by(module, EXTRAS) == []
 
 
 def test_the_command_line_loads_schedulers_and_workers_only_when_it_runs_them() -> None:

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final, Self
@@ -63,6 +64,7 @@ class Child:
             message = f"a tool cannot be started in {scratch}: {error.strerror}"
             raise OperationFailed(ErrorCode.TOOL_FAILED, message) from error
         self.pid = self._process.pid
+        self.began_ns = time.time_ns()
         self._pidfd = os.pidfd_open(self.pid)
         self._io = _counters_of(self.pid)
         self.stdout = _non_blocking(self._process.stdout)

@@ -14,6 +14,7 @@ from h2kbus.errors import BusError, InvalidMessage, RevisionConflict
 from h2kbus.journal import bury, publish_event
 from h2kbus.pull import Delivery
 from h2kbus.store import Entry, JobStore
+from h2kbus.telemetry import DeadLettered, Observer, moved, unobserved
 from subjects.codec import decode
 from subjects.events import milestone
 from subjects.fleet import WorkerCapabilities
@@ -78,12 +79,15 @@ class Claims:
         on_pass: Callable[[str], None],
         site: Site,
         trust: Trust | None = None,
+        *,
+        observe: Observer = unobserved,
     ) -> None:
         """`describe` gives the worker's profile; `on_pass` hears of a consumer whose job was passed on.
 
         Without `trust` nobody's signature is asked for.
         """
         self._site = site
+        self._observe = observe
         self._connection = connection
         self._topology = topology
         self._store = JobStore(connection, topology)
@@ -165,6 +169,7 @@ class Claims:
             lease_seconds=lease_seconds,
         )
         held = await self._swap(record, entry.revision)
+        self._observe(moved(held.record))
         return HeldLease(self._connection, self._topology, self._store, held, delivery, since=since)
 
     async def _swap(self, record: JobRecord, revision: int) -> Entry:
@@ -190,10 +195,12 @@ class Claims:
         if decision is Decision.CANCEL and cause is not None:
             ended = stopped(entry.record, cause, now=now, by=self._worker_id)
             entry = await self._store.swap(ended, entry.revision)
+            self._observe(moved(ended, cause.code))
         elif decision is Decision.CLAIM and objection is not None:
             log.warning("job %s is refused: %s", entry.record.job_id, objection.message)
             ended = failed(entry.record, objection, now=now, by=self._worker_id)
             entry = await self._store.swap(ended, entry.revision)
+            self._observe(moved(ended, objection.code))
         if objection is None:
             await self._clear_away(entry.record)
         await self._tell_end(entry)
@@ -225,6 +232,7 @@ class Claims:
             message=words,
             by=self._worker_id,
         )
+        self._observe(DeadLettered("invalid-job"))
         await delivery.ack()
 
 

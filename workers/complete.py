@@ -18,6 +18,7 @@ from h2kbus.connection import Connection
 from h2kbus.errors import CODES, BusError, ErrorCode, RevisionConflict
 from h2kbus.journal import publish_event
 from h2kbus.store import Entry, JobStore
+from h2kbus.telemetry import AttemptEnded, LeaseLost, Observer, moved, operation_of, unobserved
 from subjects.events import milestone
 from subjects.lifecycle import cancelled, completed, failed, handed_back, may_run_again, retrying
 from subjects.record import JobRecord
@@ -38,7 +39,8 @@ PAUSE_SECONDS: Final = 0.5
 class Settlement:
     """Settles attempts for one worker."""
 
-    def __init__(self, connection: Connection, topology: Topology) -> None:
+    def __init__(self, connection: Connection, topology: Topology, observe: Observer = unobserved) -> None:
+        self._observe = observe
         self._connection = connection
         self._topology = topology
         self._store = JobStore(connection, topology)
@@ -55,11 +57,28 @@ class Settlement:
             await lease.close()
             entry = await self._write(lease, outcome)
             on_written()
+            self._count(lease, outcome, entry)
             if entry is not None:
                 await self._conclude(lease, entry.record)
                 await self._tell(lease, entry)
             return
         log.error("job %s: the bus did not take its outcome; it will be redelivered", lease.job_id)
+
+    def _count(self, lease: HeldLease, outcome: Outcome, entry: Entry | None) -> None:
+        operation, error, tools = operation_of(lease.entry.record), outcome.error, lease.tools
+        if entry is None:
+            self._observe(LeaseLost(operation))
+        else:
+            self._observe(moved(entry.record, error.code if error else ""))
+        ended = AttemptEnded(
+            operation=operation,
+            state=entry.record.state if entry else "LOST",
+            seconds=outcome.metrics.execution_seconds,
+            phase_seconds=outcome.metrics.phase_seconds,
+            read_bytes=tools.read_bytes if tools else 0,
+            written_bytes=tools.written_bytes if tools else 0,
+        )
+        self._observe(ended)
 
     async def _write(self, lease: HeldLease, outcome: Outcome) -> Entry | None:
         """Swap in the next record; None when the job is no longer ours, and nothing may be touched."""

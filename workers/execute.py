@@ -136,6 +136,7 @@ def _context(
         ) as place:
             places.append(place)
             lease.log_file = place.log.path
+            lease.tools = place.tools
             place.log.line(f"attempt {record.attempt} of {spec.operation} on {record.worker_id}")
             yield place
 

@@ -7,6 +7,7 @@ agreement in time stops by itself, before anybody may give the job to another on
 import datetime as dt
 import logging
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
@@ -16,11 +17,13 @@ from anyio.abc import TaskGroup
 from h2kbus.connection import Connection
 from h2kbus.errors import AttemptStopped, BusError, ErrorCode, H2KBusError, RevisionConflict
 from h2kbus.journal import publish_event
+from h2kbus.logs import bound, trace_id
 from h2kbus.pull import Delivery
 from h2kbus.store import Entry, JobStore
 from subjects.lease import Lease
 from subjects.lifecycle import publishing, renewed, stop_cause
 from subjects.topology import Topology
+from workers.process import ToolRunner
 from workers.progress import ProgressReport, progress_event
 from workers.publication import Publication
 
@@ -61,6 +64,7 @@ class HeldLease:
         self._closed = False
         self._lock: anyio.Lock | None = None
         self.log_file: Path | None = None
+        self.tools: ToolRunner | None = None
         self._connection = connection
         self._topology = topology
         self._store = store
@@ -104,6 +108,11 @@ class HeldLease:
             return False
         return self.report.has_new_phase or time.monotonic() - self._sent_at > PROGRESS_SECONDS
 
+    def log_fields(self) -> AbstractContextManager[None]:
+        """Have what is logged inside say which attempt it is about."""
+        record = self.entry.record
+        return bound(job_id=self.job_id, attempt=record.attempt, trace_id=trace_id(record.traceparent))
+
     def stop(self, code: ErrorCode, message: str) -> None:
         """End the attempt from outside; the first cause stands."""
         if self.cause is None:
@@ -122,14 +131,19 @@ class HeldLease:
 
     async def _serve(self) -> None:
         try:
+            with self.log_fields():
+                await self._tell()
+        finally:
+            self._served = False
+
+    async def _tell(self) -> None:
+        try:
             if self.due:
                 await self.renew()
             if self.has_progress_to_send:
                 await self.send_progress()
         except H2KBusError as error:
             log.warning("job %s: the bus was not told: %s", self.job_id, error)
-        finally:
-            self._served = False
 
     async def close(self) -> None:
         """From here on nothing is renewed or sent; what is under way ends first."""
@@ -254,7 +268,8 @@ class LeaseKeeper:
         """Somebody hinted that a job changed: a renewal finds out what."""
         lease = self._held.get(job_id)
         if lease is not None:
-            await lease.renew()
+            with lease.log_fields():
+                await lease.renew()
 
     async def run(self) -> None:
         """Tick until cancelled. A lease's end is seen at once, however slow the bus answers."""

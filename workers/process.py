@@ -10,6 +10,7 @@ import contextlib
 import os
 import shlex
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,6 +30,8 @@ GRACE_SECONDS = 1.0
 """How long a process group may take to end after SIGTERM before it gets SIGKILL."""
 
 CAPTURE_BYTES = 1024 * 1024
+MOST_RUNS = 500
+"""How many runs of tools are remembered of one attempt."""
 _CHUNK = 64 * 1024
 _TAIL_LINES = 20
 _LOGGED_BYTES = 256 * 1024
@@ -59,12 +62,21 @@ class ToolOutput(msgspec.Struct, frozen=True, kw_only=True):
         return "it said nothing"
 
 
+class ToolRun(msgspec.Struct, frozen=True):
+    """One run of a tool that is over. Times are nanoseconds since 1970."""
+
+    name: str
+    began_ns: int
+    ended_ns: int
+    status: int
+
+
 class ToolRunner:
     """Runs the tools of one attempt, one or several at a time.
 
     They work in `scratch` and everything they say goes to `log`. `commands` are the command lines so
-    far; `read_bytes` and `written_bytes` add up what all of them read and wrote. `confined` must be true
-    only where sandboxes were proven to work.
+    far, `runs` the first of the runs that are over; `read_bytes` and `written_bytes` add up what all of
+    them read and wrote. `confined` must be true only where sandboxes were proven to work.
     """
 
     def __init__(
@@ -76,6 +88,7 @@ class ToolRunner:
         self.read_bytes = 0
         self.written_bytes = 0
         self.commands: list[str] = []
+        self.runs: list[ToolRun] = []
         self._grace_seconds = grace_seconds
 
     async def run(
@@ -173,6 +186,8 @@ class ToolRunner:
     async def _end(self, child: Child, name: str) -> None:
         if not await child.end(self._grace_seconds):
             self.log.line(f"{name} (process {child.pid}) cannot be killed: it is stuck in the kernel")
+        if len(self.runs) < MOST_RUNS:
+            self.runs.append(ToolRun(name, child.began_ns, time.time_ns(), child.status))
 
     def _account(self, name: str, output: ToolOutput) -> None:
         self.read_bytes += output.read_bytes

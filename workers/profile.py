@@ -4,6 +4,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 import anyio
+import msgspec
 
 from h2kbus.errors import H2KBusError
 from subjects.fleet import WorkerCapabilities
@@ -14,20 +15,22 @@ log = logging.getLogger("h2kbus.worker")
 Detect = Callable[[], Awaitable[WorkerCapabilities]]
 
 
+class Probes(msgspec.Struct, frozen=True):
+    """What finds out what this machine can do, and after how many seconds it does so again."""
+
+    detect: Detect
+    seconds: float = REPROBE_SECONDS
+
+
 class Profile:
     """The newest findings; `on_change` is called when capabilities have come or gone."""
 
     def __init__(
-        self,
-        found: WorkerCapabilities,
-        detect: Detect | None,
-        on_change: Callable[[], None],
-        seconds: float = REPROBE_SECONDS,
+        self, found: WorkerCapabilities, probes: Probes | None, on_change: Callable[[], None]
     ) -> None:
         self.found = found
-        self._detect = detect
+        self._probes = probes
         self._on_change = on_change
-        self._seconds = seconds
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -36,10 +39,10 @@ class Profile:
 
     async def run(self) -> None:
         """Look again and again, until cancelled. Without probes the first findings stand for ever."""
-        while self._detect is not None:
-            await anyio.sleep(self._seconds)
+        while self._probes is not None:
+            await anyio.sleep(self._probes.seconds)
             try:
-                self._learn(await self._detect())
+                self._learn(await self._probes.detect())
             except H2KBusError as error:
                 log.warning("the capabilities could not be probed again: %s", error)
 

@@ -18,6 +18,10 @@ MIN_ETA_FRACTION: Final = 0.02
 """Below this share of the whole an estimate of the rest is noise."""
 
 
+MOST_PHASES: Final = 200
+"""How many stays in phases are remembered of one attempt."""
+
+
 class Snapshot(msgspec.Struct, frozen=True):
     """Where an attempt stood at one moment."""
 
@@ -27,6 +31,14 @@ class Snapshot(msgspec.Struct, frozen=True):
     bytes_done: int | None = None
     bytes_total: int | None = None
     phase_percent: float | None = None
+
+
+class PhaseSpan(msgspec.Struct, frozen=True):
+    """One stay in a phase. Times are nanoseconds since 1970."""
+
+    name: str
+    began_ns: int
+    ended_ns: int
 
 
 class ProgressReport:
@@ -39,6 +51,8 @@ class ProgressReport:
         self._begins_at = dict(zip(self._weights, before, strict=False))
         self._phase = ""
         self._phase_began = self._began = time.monotonic()
+        self._phase_began_ns = 0
+        self.phases: list[PhaseSpan] = []
         self._percent = 0.0
         self._unsent: list[Snapshot] = []
         self._sent_phase = ""
@@ -114,7 +128,9 @@ class ProgressReport:
         if self._phase:
             spent = self.phase_seconds.get(self._phase, 0.0) + now - self._phase_began
             self.phase_seconds[self._phase] = round(spent, 4)
-        self._phase_began = now
+            if len(self.phases) < MOST_PHASES:
+                self.phases.append(PhaseSpan(self._phase, self._phase_began_ns, time.time_ns()))
+        self._phase_began, self._phase_began_ns = now, time.time_ns()
 
     def _add(self, snapshot: Snapshot, *, replaces: bool) -> None:
         snapshot = msgspec.structs.replace(snapshot, message=bounds.words(snapshot.message))

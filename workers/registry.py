@@ -10,6 +10,7 @@ import msgspec
 
 from h2kbus.connection import Connection
 from h2kbus.errors import BusError, NotProvisioned
+from h2kbus.telemetry import Beaten, Observer, unobserved
 from subjects.codec import encode
 from subjects.fleet import WorkerCapabilities
 from subjects.topology import HEARTBEAT_SECONDS, Topology
@@ -23,8 +24,13 @@ class Registry:
     """Publishes heartbeats; the entry expires by itself when they stop."""
 
     def __init__(
-        self, connection: Connection, topology: Topology, describe: Callable[[], WorkerCapabilities]
+        self,
+        connection: Connection,
+        topology: Topology,
+        describe: Callable[[], WorkerCapabilities],
+        observe: Observer = unobserved,
     ) -> None:
+        self._observe = observe
         self._connection = connection
         self._topology = topology
         self._describe = describe
@@ -34,6 +40,7 @@ class Registry:
         """One heartbeat. Raises BusError."""
         entry = msgspec.structs.replace(self._describe(), last_heartbeat=dt.datetime.now(dt.UTC))
         await self._connection.publish(self._topology.worker_subject(entry.worker_id), encode(entry))
+        self._observe(Beaten(entry))
 
     async def join(self) -> None:
         """The first heartbeat; at a new server it waits until a scheduler has made the streams."""

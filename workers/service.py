@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -13,13 +14,15 @@ from nats.aio.msg import Msg
 from h2kbus.connection import Connection
 from h2kbus.crew import Crew
 from h2kbus.errors import BusError, ErrorCode, H2KBusError
+from h2kbus.logs import bound
 from h2kbus.pull import Delivery
 from h2kbus.slots import Slot, Slots
+from h2kbus.telemetry import SILENT, Redelivered, Span, Telemetry
 from subjects.catalog import OperationCatalog
 from subjects.codec import encode
 from subjects.events import milestone
 from subjects.fleet import CONFINED, WorkerCapabilities, WorkerOrder
-from subjects.topology import REPROBE_SECONDS, Topology
+from subjects.topology import Topology
 from workers.artifacts import upload_log
 from workers.claim import Claims
 from workers.complete import Settlement
@@ -27,10 +30,11 @@ from workers.execute import Means, execute
 from workers.lanes import LaneWatch
 from workers.lease import HeldLease, LeaseKeeper
 from workers.orders import Orders
-from workers.profile import Detect, Profile
+from workers.profile import Probes, Profile
 from workers.pull import LanePuller
 from workers.registry import Registry
 from workers.site import ANYWHERE, Site
+from workers.trace import add_steps, attempt_span, settle_span
 from workers.trust import Trust
 
 log = logging.getLogger("h2kbus.worker")
@@ -43,7 +47,7 @@ GATHER_SECONDS: Final = 0.002
 class Worker:
     """Serves the lanes of one pool. `found` is what it advertises; its true capabilities route.
 
-    With `detect` it looks again from time to time, and joins and leaves lanes accordingly. `site` is what
+    With `probes` it looks again from time to time, and joins and leaves lanes accordingly. `site` is what
     its jobs may reach on this host. With `trusted_keys` it executes only what one of them has signed.
     """
 
@@ -53,17 +57,18 @@ class Worker:
         topology: Topology,
         catalog: OperationCatalog,
         found: WorkerCapabilities,
-        detect: Detect | None = None,
-        reprobe_seconds: float = REPROBE_SECONDS,
+        probes: Probes | None = None,
         *,
         site: Site = ANYWHERE,
         trusted_keys: frozenset[str] | None = None,
+        telemetry: Telemetry = SILENT,
     ) -> None:
+        self._telemetry = telemetry
         self._connection = connection
         self._topology = topology
         self._catalog = catalog
         self._site = site
-        self._profile = Profile(found, detect, self._on_capabilities, reprobe_seconds)
+        self._profile = Profile(found, probes, self._on_capabilities)
         self._worker_id = found.worker_id
         self._slots = Slots(found.max_concurrent_jobs)
         # A job whose end is being told has given back its slot already.
@@ -71,16 +76,19 @@ class Worker:
         self._keeper = LeaseKeeper()
         self._draining = False
         self._cordoned = False
-        self._settlement = Settlement(connection, topology)
+        self._settlement = Settlement(connection, topology, telemetry.observe)
         self._puller = LanePuller(connection, topology)
         trust = None
         if trusted_keys is not None:
             trust = Trust(keys=trusted_keys, root=topology.grammar.root, pool=found.pool)
-        self._claims = Claims(connection, topology, self._describe, self._puller.stand_back, site, trust)
+        observe = telemetry.observe
+        self._claims = Claims(
+            connection, topology, self._describe, self._puller.stand_back, site, trust, observe=observe
+        )
         self._lanes = LaneWatch(connection, topology, found.pool, self._on_lanes)
         self._lanes.set_capabilities(self._profile.capabilities)
         self._orders = Orders(connection, topology, found.worker_id, self._on_order)
-        self._registry = Registry(connection, topology, self._describe)
+        self._registry = Registry(connection, topology, self._describe, observe)
         self._pulling = anyio.CancelScope()
 
     async def serve(
@@ -90,7 +98,11 @@ class Worker:
 
         Once ready it gives `drain` to `task_status`.
         """
-        self._tell_confinement()
+        with bound(worker_id=self._worker_id):
+            self._tell_confinement()
+            await self._serve(grace, task_status)
+
+    async def _serve(self, grace: float, task_status: TaskStatus[Callable[[], None]]) -> None:
         await self._registry.join()
         await self._orders.read()
         await self._puller.open()
@@ -139,9 +151,12 @@ class Worker:
     async def _work(self, work: tuple[Delivery, Slot]) -> None:
         """One job, from its message to its settlement. The edge where what went wrong is logged."""
         delivery, slot = work
-        with slot:
+        job_id = delivery.subject.rsplit(".", 1)[-1]
+        if delivery.times_delivered > 1:
+            self._telemetry.observe(Redelivered("jobs"))
+        with slot, bound(job_id=job_id):
             try:
-                if not self._keeper.holds(delivery.subject.rsplit(".", 1)[-1]):
+                if not self._keeper.holds(job_id):
                     await self._run(delivery, slot)
             except H2KBusError as error:
                 log.warning("%s comes again: %s (%s)", delivery.subject, error, error.error_code)
@@ -149,17 +164,24 @@ class Worker:
                 log.exception("%s met a defect; it comes again", delivery.subject)
 
     async def _run(self, delivery: Delivery, slot: Slot) -> None:
+        began_ns = time.time_ns()
         lease = await self._claims.claim(delivery)
         if lease is None:
             return
         self._keeper.add(lease)
         try:
-            await self._tell_claim(lease)
-            outcome = await execute(lease, Means(self._catalog, self._profile.capabilities, self._site))
-            outcome = await upload_log(self._connection, self._topology, lease, outcome, self._site)
-            await self._settlement.settle(lease, outcome, slot.give_back)
+            with lease.log_fields(), attempt_span(self._telemetry.tracer, lease, began_ns) as span:
+                await self._attempt(lease, slot, span)
         finally:
             self._keeper.remove(lease)
+
+    async def _attempt(self, lease: HeldLease, slot: Slot, span: Span) -> None:
+        await self._tell_claim(lease)
+        outcome = await execute(lease, Means(self._catalog, self._profile.capabilities, self._site))
+        outcome = await upload_log(self._connection, self._topology, lease, outcome, self._site)
+        add_steps(span, lease, outcome)
+        with settle_span(span):
+            await self._settlement.settle(lease, outcome, slot.give_back)
 
     async def _tell_claim(self, lease: HeldLease) -> None:
         """Say at once that the job runs. Unconfirmed: the next event would make up for a lost one."""
@@ -188,15 +210,14 @@ class Worker:
                 send.send_nowait(message.data.decode())
 
         control = self._topology.grammar.control(self._worker_id)
-        subscription = await self._connection.listen(control, on_message)
-        try:
-            async for job_id in receive:
-                await self._keeper.check(job_id)
-        finally:
-            send.close()
-            receive.close()
-            with anyio.CancelScope(shield=True), anyio.move_on_after(2):
-                await subscription.unsubscribe()
+        with send, receive:
+            subscription = await self._connection.listen(control, on_message)
+            try:
+                async for job_id in receive:
+                    await self._keeper.check(job_id)
+            finally:
+                with anyio.CancelScope(shield=True), anyio.move_on_after(2):
+                    await subscription.unsubscribe()
 
     def _on_lanes(self) -> None:
         self._puller.serve(() if self._cordoned else self._lanes.lanes, self._profile.capabilities)

@@ -17,6 +17,7 @@ from h2kbus.errors import (
     SettingsError,
     WorkerNotFound,
 )
+from h2kbus.logs import is_json, log
 
 
 class Exit(enum.IntEnum):
@@ -64,6 +65,10 @@ def explain(error: H2KBusError, about: str = "") -> None:
 
 
 def say(words: str) -> None:
-    """One line for people, on stderr; stdout is for results."""
-    sys.stderr.write(f"h2kbus: {printable(' '.join(words.split()))}\n")
+    """One line for people, on stderr; stdout is for results. A process that logs in JSON says it there."""
+    line = " ".join(words.split())
+    if is_json():
+        log.info("%s", line)
+        return
+    sys.stderr.write(f"h2kbus: {printable(line)}\n")
     sys.stderr.flush()

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from h2kbus.cli.telemetry import tracing
 from h2kbus.client import Bus, connect
 from h2kbus.settings import ConnectionSettings
 
@@ -37,6 +38,16 @@ class Invocation(msgspec.Struct, frozen=True):
     @contextlib.asynccontextmanager
     async def bus(self) -> AsyncIterator[Bus]:
         async with connect(settings=self.settings()) as bus:
+            yield bus
+
+    @contextlib.asynccontextmanager
+    async def traced_bus(self) -> AsyncIterator[Bus]:
+        """A bus whose submissions begin traces, if the environment says where spans go."""
+        settings = self.settings()
+        async with (
+            tracing(os.environ, settings.name) as tracer,
+            connect(settings=settings, tracer=tracer) as bus,
+        ):
             yield bus
 
 

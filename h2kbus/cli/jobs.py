@@ -137,7 +137,7 @@ def retry(context: typer.Context, job_id: JobId) -> None:
 
 
 async def _retry(invocation: Invocation, job_id: str) -> tuple[str, JobRecord | None]:
-    async with invocation.bus() as bus:
+    async with invocation.traced_bus() as bus:
         new_id = await bus.retry(job_id)
         entry = await bus.verdict(new_id)
         return new_id, entry.record if entry else None

@@ -15,18 +15,20 @@ from anyio.abc import TaskStatus
 
 from h2kbus.cli.exits import say
 from h2kbus.cli.fleet import Capabilities, NoCapabilities, new_worker_id, read_switches
-from h2kbus.cli.logs import set_up_logging
 from h2kbus.cli.loop import run as run_async
 from h2kbus.cli.output import print_json
 from h2kbus.cli.services import Drain, Service, serve, while_connected
 from h2kbus.cli.submit import Plugins
+from h2kbus.cli.telemetry import Format, MetricsAddress, MetricsPort, Outlet, telemetry
 from h2kbus.cli.worker_options import (
     DEFAULT_GRACE,
     DEFAULT_SLOTS,
+    Confinement,
     Grace,
     ImageRoots,
     OutputRoots,
     Slots,
+    VerifyKeys,
     WorkerOptions,
 )
 from h2kbus.client import Bus
@@ -36,9 +38,12 @@ from h2kbus.dashboard import pages_for
 from h2kbus.embedded import DEFAULT_PORT, EmbeddedServer, Pages, default_data_dir, embedded_server
 from h2kbus.errors import JobFinished
 from h2kbus.local_servers import announced
+from h2kbus.logs import LogFormat, set_up_logging
 from h2kbus.plugins import load_catalog
+from h2kbus.scrape import DEFAULT_ADDRESS
 from h2kbus.settings import ConnectionSettings
 from h2kbus.signing import read_public_keys
+from h2kbus.telemetry import SILENT, Telemetry
 from subjects.catalog import OperationCatalog
 from subjects.fleet import CONFINED, WorkerCapabilities, WorkerSecurity
 from subjects.grammar import Grammar
@@ -54,10 +59,6 @@ Lease = Annotated[
         max=3600,
         help="A job whose worker is silent for this long (seconds) is given out again.",
     ),
-]
-VerifyKeys = Annotated[
-    Path | None,
-    typer.Option(help="Execute only jobs that one of these public keys has signed; one on a line."),
 ]
 OwnName = Annotated[
     bool, typer.Option("--require-own-name", help="Refuse jobs that are requested_by somebody else.")
@@ -91,6 +92,9 @@ def up(
     image_root: ImageRoots = [],  # noqa: B006 - typer copies it
     output_root: OutputRoots = [],  # noqa: B006 - typer copies it
     operations: Plugins = [],  # noqa: B006 - typer copies it
+    metrics_port: MetricsPort = None,
+    metrics_address: MetricsAddress = DEFAULT_ADDRESS,
+    log_format: Format = LogFormat.CONSOLE,
     verbose: Verbose = False,
 ) -> None:
     """Run a whole bus on this machine.
@@ -98,14 +102,26 @@ def up(
     Server, scheduler and workers, until Ctrl-C. Then the workers drain: they take no more jobs and
     finish those that run. A second Ctrl-C ends it.
     """
-    set_up_logging(verbose)
+    set_up_logging(log_format, verbose=verbose)
     options = WorkerOptions(
         slots=slots, grace=grace, image_roots=tuple(image_root), output_roots=tuple(output_root)
     )
+    outlet = Outlet(metrics_port, metrics_address)
     place = data_dir or default_data_dir(os.environ)
     topology = Topology(Grammar(context.obj.settings().root), lease_seconds=lease)
     pages = pages_for(port, websocket_port, page_origin)
-    run_async(_up, place, port, pages, workers, topology, load_catalog(operations), options, context.obj.json)
+    run_async(
+        _up,
+        place,
+        port,
+        pages,
+        workers,
+        topology,
+        load_catalog(operations),
+        options,
+        outlet,
+        context.obj.json,
+    )
 
 
 def worker(
@@ -122,20 +138,21 @@ def worker(
     reprobe: Annotated[
         float, typer.Option(min=10, help="Seconds after which capabilities are probed again.")
     ] = REPROBE_SECONDS,
-    require_confinement: Annotated[
-        bool, typer.Option("--require-confinement", help="Do not start where tools cannot be confined.")
-    ] = False,
+    require_confinement: Confinement = False,
     verify_keys: VerifyKeys = None,
     image_root: ImageRoots = [],  # noqa: B006 - typer copies it
     output_root: OutputRoots = [],  # noqa: B006 - typer copies it
     operations: Plugins = [],  # noqa: B006 - typer copies it
+    metrics_port: MetricsPort = None,
+    metrics_address: MetricsAddress = DEFAULT_ADDRESS,
+    log_format: Format = LogFormat.CONSOLE,
     verbose: Verbose = False,
 ) -> None:
     """Run one worker.
 
     It pulls the jobs that this machine can do. SIGTERM or Ctrl-C drains it; a second one ends it.
     """
-    set_up_logging(verbose)
+    set_up_logging(log_format, verbose=verbose)
     insisted = [CONFINED] if require_confinement else []
     options = WorkerOptions(
         pool=pool,
@@ -149,7 +166,8 @@ def worker(
         output_roots=tuple(output_root),
     )
     settings = context.obj.settings("h2kbus-worker")
-    run_async(_worker, settings, load_catalog(operations), options, worker_id or new_worker_id())
+    outlet = Outlet(metrics_port, metrics_address)
+    run_async(_worker, settings, load_catalog(operations), options, outlet, worker_id or new_worker_id())
 
 
 def scheduler(
@@ -158,6 +176,9 @@ def scheduler(
     replicas: Annotated[int, typer.Option(min=1, max=5, help="Copies of each stream, on a cluster.")] = 1,
     lease: Lease = LEASE_SECONDS,
     require_own_name: OwnName = False,
+    metrics_port: MetricsPort = None,
+    metrics_address: MetricsAddress = DEFAULT_ADDRESS,
+    log_format: Format = LogFormat.CONSOLE,
     verbose: Verbose = False,
 ) -> None:
     """Run one scheduler.
@@ -165,10 +186,11 @@ def scheduler(
     It reads commands, publishes jobs to their lanes and takes them back from lost workers. Any number may
     run side by side; give all of them the same --lease.
     """
-    set_up_logging(verbose)
+    set_up_logging(log_format, verbose=verbose)
     settings = context.obj.settings("h2kbus-scheduler")
     topology = Topology(Grammar(settings.root), replicas, lease)
-    run_async(_scheduler, settings, load_catalog(operations), topology, require_own_name)
+    outlet = Outlet(metrics_port, metrics_address)
+    run_async(_scheduler, settings, load_catalog(operations), topology, outlet, require_own_name)
 
 
 async def run_once(spec: JobSpec, operations: Sequence[str]) -> JobRecord:
@@ -217,15 +239,20 @@ async def _up(
     topology: Topology,
     catalog: OperationCatalog,
     options: WorkerOptions,
+    outlet: Outlet,
     as_json: bool,
 ) -> None:
     profiles = [await _profile(catalog, options, new_worker_id()) for _ in range(workers)]
-    async with embedded_server(place, port, pages=pages) as server, anyio.create_task_group() as watch:
+    async with (
+        telemetry(outlet, catalog, "h2kbus-up") as told,
+        embedded_server(place, port, pages=pages) as server,
+        anyio.create_task_group() as watch,
+    ):
         watch.start_soon(server.wait)
         settings = server.settings(topology.grammar.root)
-        services: list[Service] = [functools.partial(_serve_scheduler, settings, topology, catalog)]
+        services: list[Service] = [functools.partial(_serve_scheduler, settings, topology, catalog, told)]
         services += [
-            functools.partial(_serve_worker, settings, topology, catalog, profile, options)
+            functools.partial(_serve_worker, settings, topology, catalog, profile, options, told)
             for profile in profiles
         ]
         ids = [profile.worker_id for profile in profiles]
@@ -247,25 +274,36 @@ def _announce(server: EmbeddedServer, ids: list[str], as_json: bool) -> None:
 
 
 async def _worker(
-    settings: ConnectionSettings, catalog: OperationCatalog, options: WorkerOptions, worker_id: str
+    settings: ConnectionSettings,
+    catalog: OperationCatalog,
+    options: WorkerOptions,
+    outlet: Outlet,
+    worker_id: str,
 ) -> None:
     profile = await _profile(catalog, options, worker_id)
     topology = Topology(Grammar(settings.root))
-    service = functools.partial(_serve_worker, settings, topology, catalog, profile, options)
-    await serve([service], lambda: say(f"worker {worker_id} is ready; Ctrl-C drains it"))
+    async with telemetry(outlet, catalog, settings.name) as told:
+        service = functools.partial(_serve_worker, settings, topology, catalog, profile, options, told)
+        await serve([service], lambda: say(f"worker {worker_id} is ready; Ctrl-C drains it"))
 
 
 async def _scheduler(
-    settings: ConnectionSettings, catalog: OperationCatalog, topology: Topology, own_name: bool
+    settings: ConnectionSettings,
+    catalog: OperationCatalog,
+    topology: Topology,
+    outlet: Outlet,
+    own_name: bool,
 ) -> None:
-    service = functools.partial(_serve_scheduler, settings, topology, catalog, own_name)
-    await serve([service], lambda: say("scheduler is ready; Ctrl-C drains it"))
+    async with telemetry(outlet, catalog, settings.name) as told:
+        service = functools.partial(_serve_scheduler, settings, topology, catalog, told, own_name)
+        await serve([service], lambda: say("scheduler is ready; Ctrl-C drains it"))
 
 
 async def _serve_scheduler(
     settings: ConnectionSettings,
     topology: Topology,
     catalog: OperationCatalog,
+    told: Telemetry = SILENT,
     own_name: bool = False,
     *,
     task_status: TaskStatus[Drain],
@@ -273,8 +311,8 @@ async def _serve_scheduler(
     from scheduler.service import Scheduler
 
     name = f"scheduler-{new_worker_id()}"
-    async with connect(settings) as connection, while_connected(connection):
-        service = Scheduler(connection, topology, catalog, name, own_name=own_name)
+    async with connect(settings) as connection, while_connected(connection, told.observe):
+        service = Scheduler(connection, topology, catalog, name, own_name=own_name, telemetry=told)
         await service.serve(task_status=task_status)
 
 
@@ -284,28 +322,30 @@ async def _serve_worker(
     catalog: OperationCatalog,
     profile: WorkerCapabilities,
     options: WorkerOptions,
+    told: Telemetry = SILENT,
     *,
     task_status: TaskStatus[Drain],
 ) -> None:
+    from workers.profile import Probes
     from workers.regular import allow_many_files
     from workers.service import Worker
 
     allow_many_files()
-    async with connect(settings) as connection, while_connected(connection):
+    async with connect(settings) as connection, while_connected(connection, told.observe):
         # What is not there any more ends a capability, not the worker: nothing is insisted on again. But
         # where tools must be confined they are to the end: then a probe that fails changes nothing.
         lasting = {token: on for token, on in options.switches.items() if token == CONFINED or not on}
         later = msgspec.structs.replace(options, switches=lasting)
-        detect = functools.partial(_profile, catalog, later, profile.worker_id)
+        again = functools.partial(_profile, catalog, later, profile.worker_id)
         worker = Worker(
             connection,
             topology,
             catalog,
             profile,
-            detect,
-            options.reprobe_seconds,
+            Probes(again, options.reprobe_seconds),
             site=options.site,
             trusted_keys=options.trusted_keys,
+            telemetry=told,
         )
         await worker.serve(grace=options.grace, task_status=task_status)
 

@@ -11,6 +11,7 @@ from anyio.abc import TaskStatus
 from h2kbus.cli.exits import say
 from h2kbus.connection import Connection
 from h2kbus.errors import BusUnreachable
+from h2kbus.telemetry import Observer, Reconnected, unobserved
 
 Drain = Callable[[], None]
 Service = Callable[..., Coroutine[Any, Any, None]]
@@ -46,8 +47,12 @@ async def _drain_on_signal(
 
 
 @contextlib.asynccontextmanager
-async def while_connected(connection: Connection) -> AsyncIterator[None]:
-    """End what runs inside when the connection is closed for good, which reconnecting never does."""
+async def while_connected(connection: Connection, observe: Observer = unobserved) -> AsyncIterator[None]:
+    """End what runs inside when the connection is closed for good, which reconnecting never does.
+
+    `observe` hears of each time that the connection comes back.
+    """
+    connection.on_reconnect.append(lambda: observe(Reconnected()))
     async with anyio.create_task_group() as group:
         group.start_soon(_fail_when_closed, connection)
         yield

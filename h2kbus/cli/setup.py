@@ -9,13 +9,15 @@ from h2kbus.cli.invocation import Invocation
 from h2kbus.cli.loop import run as run_async
 from h2kbus.cli.output import print_json, print_table
 from h2kbus.connection import Connection
-from h2kbus.errors import BusError
+from h2kbus.errors import BusError, BusTimeout
 from h2kbus.provision import provision
 from h2kbus.replicas import Copies, wait_for_copies
 from subjects.grammar import Grammar
 from subjects.topology import Topology
 
 AGAIN_SECONDS: Final = 0.5
+# JetStream is not available yet, or its cluster has no leader yet.
+_NOT_YET: Final = frozenset({10008, 10009})
 
 
 def register(app: typer.Typer) -> None:
@@ -62,7 +64,8 @@ async def _provisioned(connection: Connection, topology: Topology, seconds: floa
         try:
             return await provision(connection, topology)
         except BusError as error:
-            if not error.retryable or anyio.current_time() > until:
+            starting = isinstance(error, BusTimeout) or error.details.get("err_code") in _NOT_YET
+            if not starting or anyio.current_time() > until:
                 raise
             await anyio.sleep(AGAIN_SECONDS)
 

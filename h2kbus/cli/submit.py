@@ -145,7 +145,7 @@ def run(
 
 
 async def _submit(invocation: Invocation, specs: Iterator[JobSpec], wait: bool) -> Exit:
-    async with invocation.bus() as bus:
+    async with invocation.traced_bus() as bus:
         if not wait:
             return await _hand_in(bus, specs, as_json=invocation.json)
         return await _hand_in_and_follow(bus, specs, as_json=invocation.json)

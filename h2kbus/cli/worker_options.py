@@ -19,6 +19,13 @@ DEFAULT_GRACE: Final = 30.0
 
 Slots = Annotated[int, typer.Option(min=1, max=MAX_SLOTS, help="Jobs at once, for each worker.")]
 Grace = Annotated[float, typer.Option(min=0, help="Seconds that running jobs get to end after Ctrl-C.")]
+Confinement = Annotated[
+    bool, typer.Option("--require-confinement", help="Do not start where tools cannot be confined.")
+]
+VerifyKeys = Annotated[
+    Path | None,
+    typer.Option(help="Execute only jobs that one of these public keys has signed; one on a line."),
+]
 ImageRoots = Annotated[
     list[Path],
     typer.Option(

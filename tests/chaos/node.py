@@ -105,7 +105,7 @@ def with_blind_writes() -> None:
     """Records are put, not compared and set."""
 
     async def swap(self: Any, record: Any, _: int) -> Any:
-        subject = self._topology.record_subject(record.job_id)
+        subject = self.topology.record_subject(record.job_id)
         written = await self._connection.publish(subject, encode(record))
         return h2kbus.store.Entry(record, written)
 

@@ -77,6 +77,24 @@ async def test_pull_that_the_server_refuses_is_denied_at_once(restricted: Connec
     await inbox.close()
 
 
+async def test_subscribing_that_is_cancelled_leaves_the_connection_whole(
+    connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client takes an answer that nobody waits for as a broken connection."""
+
+    async def listen(subject: str) -> None:
+        await connection.listen(subject, lambda message: None)
+
+    for steps in range(40):
+        async with anyio.create_task_group() as group:
+            group.start_soon(listen, f"cancelled.{steps}")
+            for _ in range(steps):
+                await anyio.lowlevel.checkpoint()
+            group.cancel_scope.cancel()
+    await connection.flush()
+    assert caplog.text == ""
+
+
 async def test_refusal_that_nobody_waits_for_is_logged(
     restricted: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:

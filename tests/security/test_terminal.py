@@ -15,8 +15,8 @@ from rich.console import Console
 
 from h2kbus.cli import follow
 from h2kbus.cli.exits import say
-from h2kbus.cli.logs import PlainFormatter
 from h2kbus.cli.output import print_json, print_line, print_table
+from h2kbus.logs import ConsoleFormatter
 from subjects.codec import convert, encode
 from subjects.events import ProgressEvent
 from tests.conftest import Program, environment, read_ready
@@ -60,7 +60,7 @@ def test_escaped_json_says_the_same(text: str) -> None:
 @given(HOSTILE)
 def test_log_record_is_one_line_of_text(text: str) -> None:
     record = logging.LogRecord("h2kbus", logging.INFO, "", 0, "job %s", (text,), None)
-    shown = PlainFormatter("%(name)s: %(message)s").format(record)
+    shown = ConsoleFormatter().format(record)
     assert control_characters(shown) == set()
     assert "\n" not in shown
 
@@ -70,7 +70,7 @@ def test_traceback_in_a_log_keeps_its_lines_and_nothing_else() -> None:
         int(OWNED)
     defect = (caught.type, caught.value, caught.tb)
     record = logging.LogRecord("h2kbus", logging.ERROR, "", 0, "defect", (), defect)
-    shown = PlainFormatter("%(message)s").format(record)
+    shown = ConsoleFormatter().format(record)
     assert "Traceback" in shown
     assert control_characters(shown) == set()
 

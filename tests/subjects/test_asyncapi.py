@@ -91,12 +91,27 @@ def test_somebody_sends_and_somebody_receives_on_every_channel(name: str) -> Non
 @pytest.mark.parametrize("name", DOCUMENT["components"]["messages"])
 def test_a_message_has_a_content_type_and_a_payload(name: str) -> None:
     message = DOCUMENT["components"]["messages"][name]
-    assert unknown_keys(message, "name contentType summary payload") == set()
+    assert unknown_keys(message, "name contentType summary payload headers") == set()
     assert message["contentType"] in {"application/json", "text/plain"}
     assert (
         message["payload"] == {"$ref": f"#/components/schemas/{name}"}
         or message["payload"]["type"] == "string"
     )
+
+
+def test_what_begins_a_job_may_come_with_its_trace() -> None:
+    messages = DOCUMENT["components"]["messages"]
+    traced = {name for name, message in messages.items() if "headers" in message}
+    assert traced == {messages_of(verb) for verb in ("submit", "retry")}
+    for name in traced:
+        Draft7Validator.check_schema(messages[name]["headers"])
+        pattern = messages[name]["headers"]["properties"]["traceparent"]["pattern"]
+        assert re.fullmatch(pattern, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+
+
+def messages_of(channel: str) -> str:
+    [name] = DOCUMENT["channels"][channel]["messages"]
+    return str(name)
 
 
 def test_asyncapi_holds_the_schema_of_every_message() -> None:

@@ -10,6 +10,7 @@ from subjects.operations import plugin_token
 from subjects.states import State
 from tests.conftest import Fleet, rehearsal, worker_profile
 from tests.workers.test_orders import seen
+from workers.profile import Probes
 
 pytestmark = pytest.mark.anyio
 
@@ -32,7 +33,7 @@ class Machine:
 async def test_lane_is_joined_when_its_capability_comes(bus: Bus, fleet: Fleet) -> None:
     await fleet.scheduler()
     machine = Machine(UNABLE)
-    await fleet.worker(tokens=("qemu-img",), detect=machine.detect, reprobe_seconds=0.05)
+    await fleet.worker(tokens=("qemu-img",), probes=Probes(machine.detect, 0.05))
     job_id = await bus.submit(rehearsal())
     await bus.verdict(job_id)
     assert (await bus.status(job_id)).state is State.QUEUED
@@ -43,7 +44,7 @@ async def test_lane_is_joined_when_its_capability_comes(bus: Bus, fleet: Fleet) 
 async def test_lane_is_left_when_its_capability_goes(bus: Bus, fleet: Fleet) -> None:
     await fleet.scheduler()
     machine = Machine(ABLE)
-    await fleet.worker(detect=machine.detect, reprobe_seconds=0.05)
+    await fleet.worker(probes=Probes(machine.detect, 0.05))
     assert (await bus.result(await bus.submit(rehearsal()))).state is State.COMPLETED
     machine.found = UNABLE
     token = plugin_token("rehearse")
@@ -55,7 +56,7 @@ async def test_lane_is_left_when_its_capability_goes(bus: Bus, fleet: Fleet) -> 
 
 async def test_worker_that_cannot_look_goes_on_with_what_it_found(bus: Bus, fleet: Fleet) -> None:
     await fleet.scheduler()
-    await fleet.worker(detect=Machine(None).detect, reprobe_seconds=0.05)
+    await fleet.worker(probes=Probes(Machine(None).detect, 0.05))
     for _ in range(3):
         assert (await bus.result(await bus.submit(rehearsal()))).state is State.COMPLETED
 

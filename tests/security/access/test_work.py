@@ -16,6 +16,9 @@ from h2kbus.client import Bus
 from h2kbus.dead import DeadLetters
 from h2kbus.errors import JobNotFound, PermissionDenied
 from h2kbus.provision import provision
+from h2kbus.store import JobStore
+from h2kbus.telemetry import Event, FleetSeen
+from scheduler.census import Census
 from subjects.commands import Verb
 from subjects.permissions import Role
 from subjects.states import State
@@ -188,6 +191,21 @@ async def test_fleet_goes_on_while_users_are_added(alice: Bus, working: Guarded)
 async def test_scheduler_runs_on_a_bus_that_an_admin_has_set_up(guarded: Guarded) -> None:
     async with guarded.connection("s1") as scheduler:
         assert await provision(scheduler, TOPOLOGY) == []
+
+
+async def test_scheduler_counts_the_fleet_with_the_rights_that_it_has(
+    alice: Bus, guarded: Guarded, working: Guarded
+) -> None:
+    """Its metrics read what nothing else of it does."""
+    await alice.result(await alice.submit(rehearsal()))
+    seen: list[Event] = []
+    async with guarded.connection("s1") as connection:
+        store = JobStore(connection, TOPOLOGY)
+        await Census(connection, TOPOLOGY, store, seen.append).run_once()
+    [look] = seen
+    assert isinstance(look, FleetSeen)
+    assert look.loads
+    assert look.workers
 
 
 async def test_scheduler_says_which_stream_is_missing_and_who_makes_it(guarded: Guarded) -> None:

@@ -1,0 +1,116 @@
+"""Logs of schedulers and workers: one line each on stderr, for people or as JSON, with the job's ids bound.
+
+The standard library's logging is enough: a formatter, and a context variable that tasks inherit.
+"""
+
+import contextlib
+import datetime as dt
+import enum
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, Final
+
+_BOUND: Final[ContextVar[Mapping[str, str | int]]] = ContextVar("h2kbus_log_fields")
+_NOTHING: Final[Mapping[str, str | int]] = {}
+_CREDENTIALS: Final = re.compile(r"(?<=://)[^/,\s]+@")
+_TRACE_ID: Final = slice(3, 35)
+
+log = logging.getLogger("h2kbus")
+
+
+class LogFormat(enum.StrEnum):
+    """How a line of the log looks."""
+
+    CONSOLE = "console"
+    JSON = "json"
+
+
+@contextlib.contextmanager
+def bound(**fields: str | int | None) -> Iterator[None]:
+    """Add these fields to what this task, and those that it starts meanwhile, log. None adds nothing."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    token = _BOUND.set({**_BOUND.get(_NOTHING), **given})
+    try:
+        yield
+    finally:
+        _BOUND.reset(token)
+
+
+def trace_id(traceparent: str | None) -> str | None:
+    """The part of a trace context that names the trace."""
+    return traceparent[_TRACE_ID] if traceparent else None
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line, in ASCII: whatever a message holds, it stays on its line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "timestamp": dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": without_credentials(record.getMessage()),
+            **_BOUND.get(_NOTHING),
+        }
+        if record.exc_info:
+            line["exception"] = without_credentials(self.formatException(record.exc_info))
+        return json.dumps(line)
+
+
+class ConsoleFormatter(logging.Formatter):
+    """Words for people. Control characters are shown as escapes, so that no message drives a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name that logging calls
+        record.message = shown(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - the name that logging calls
+        return "\n".join(map(shown, super().formatException(ei).split("\n")))
+
+
+def shown(text: str) -> str:
+    """The text on one line, without credentials, its unprintable characters as escapes."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode()
+        for each in without_credentials(text)
+    )
+
+
+def without_credentials(text: str) -> str:
+    """The text with what stands between `://` and `@` in an address left out."""
+    return _CREDENTIALS.sub("***@", text)
+
+
+_FORMATTERS: Final[Mapping[LogFormat, type[logging.Formatter]]] = {
+    LogFormat.CONSOLE: ConsoleFormatter,
+    LogFormat.JSON: JsonFormatter,
+}
+
+
+def set_up_logging(log_format: LogFormat, *, verbose: bool) -> None:
+    """Log to stderr, one line each; the NATS client's own chatter only when asked for."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_FORMATTERS[log_format]())
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
+    logging.getLogger("nats").setLevel(logging.DEBUG if verbose else logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    if log_format is LogFormat.JSON:
+        logging.captureWarnings(capture=True)
+        sys.excepthook = _log_defect
+
+
+def is_json() -> bool:
+    """Whether this process logs in JSON, so that nothing else may be written to stderr."""
+    return any(isinstance(each.formatter, JsonFormatter) for each in logging.getLogger().handlers)
+
+
+def _log_defect(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    log.critical("it ends by a defect", exc_info=(kind, error, trace))
