@@ -211,7 +211,7 @@ def content_policy(websocket: str) -> str:
 
 def static_files(page: PageSettings) -> dict[str, StaticFile]:
     """Every path that can be asked for."""
-    folder = resources.files("h2kbus") / "pages"
+    folder = resources.files("h2kbus.pages")
     files = {f"/{name}": _static((folder / name).read_bytes(), kind) for name, kind in _TYPES.items()}
     settings = json.dumps(msgspec.to_builtins(page)).encode()
     return {**files, "/": files["/index.html"], "/settings.json": _static(settings, "application/json")}

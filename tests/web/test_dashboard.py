@@ -5,7 +5,7 @@ import http.client
 import re
 from collections.abc import Iterator
 from http import HTTPStatus
-from pathlib import Path
+from importlib import resources
 from typing import NamedTuple
 
 import msgspec
@@ -172,6 +172,5 @@ def test_loopback_addresses_are_known(host: str, expected: bool) -> None:
 
 
 def test_the_files_are_part_of_the_package() -> None:
-    assert {each.name for each in (Path(__file__).parents[2] / "h2kbus" / "pages").iterdir()} == {
-        "index.html", "app.js", "app.css", "icon.svg", "licences.txt",
-    }  # fmt: skip
+    found = {each.name for each in resources.files("h2kbus.pages").iterdir() if each.is_file()}
+    assert found == {"__init__.py", "index.html", "app.js", "app.css", "icon.svg", "licences.txt"}
