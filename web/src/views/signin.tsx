@@ -20,7 +20,7 @@ interface Props {
 }
 
 export function SignInForm({ place, busy, problem, onSignIn }: Props) {
-  const [kind, setKind] = useState<SignIn["kind"]>("token");
+  const [kind, setKind] = useState<SignIn["kind"]>(place.inboxPrefix ? "nkey" : "token");
   const [user, setUser] = useState("");
   const [secret, setSecret] = useState("");
   const [where, setWhere] = useState(place);
