@@ -21,9 +21,14 @@ from h2kbus.settings import DEFAULT_API_PREFIX, ConnectionSettings
 
 RECONNECT_SECONDS: Final = 0.25
 
-# The first release of each line that has what the guarantees rest on.
-_FLOORS: Final = {(2, 12): (2, 12, 0), (2, 13): (2, 14, 3), (2, 14): (2, 14, 0)}
 _OLDEST: Final = (2, 12, 0)
+"""The first release that has what the guarantees rest on."""
+_FIXED: Final[Mapping[tuple[int, ...], tuple[int, ...]]] = {
+    (2, 12): (2, 12, 12),
+    (2, 13): (2, 14, 3),
+    (2, 14): (2, 14, 3),
+}
+"""The first release of each line with the security fixes that are known; later lines have them all."""
 _SEED: Final = re.compile(rb"SU[A-Z2-7]{56}")
 _CREDS: Final = re.compile(
     rb"\s*-+BEGIN NATS USER JWT-+\s+[\w.-]+\s+-+END NATS USER JWT-+\s.*"
@@ -91,16 +96,32 @@ def _is_refusal(error: Exception) -> bool:
 
 
 def check_server(client: Client, settings: ConnectionSettings) -> None:
-    """Refuse a server below the floor of our guarantees, or one without JetStream.
+    """Refuse a server below the floor of our guarantees, one with known holes, or one without JetStream.
 
+    `accept_old_server` lets one with known holes pass: on a network of one's own there may be reasons.
     The server tells of JetStream in the own account of the user, which another API prefix leads out of.
     """
     version = client.connected_server_version
-    release = (version.major, version.minor, version.patch)
-    if release < _FLOORS.get(release[:2], _OLDEST):
-        raise ServerUnfit(f"nats-server {'.'.join(map(str, release))} is too old")
+    objection = objection_to((version.major, version.minor, version.patch), settings.accept_old_server)
+    if objection is not None:
+        raise ServerUnfit(objection)
     if settings.api_prefix == DEFAULT_API_PREFIX and not server_info(client).get("jetstream"):
         raise ServerUnfit("the server runs without JetStream", code=ErrorCode.JETSTREAM_MISSING)
+
+
+def objection_to(release: tuple[int, int, int], accept_old: bool) -> str | None:  # noqa: FBT001 - as it is set
+    """Why a release of nats-server will not do, in words; None for one that will."""
+    words = f"nats-server {'.'.join(map(str, release))}"
+    if release < _OLDEST:
+        return f"{words} is too old"
+    if not (accept_old or has_fixes(release)):
+        return f"{words} lacks fixes of known security holes (H2KBUS_ACCEPT_OLD_SERVER=true lets it pass)"
+    return None
+
+
+def has_fixes(release: tuple[int, ...]) -> bool:
+    """Whether a release has the security fixes that are known."""
+    return release >= _FIXED.get(release[:2], (2, 12, 12))
 
 
 def server_info(client: Client) -> Mapping[str, Any]:

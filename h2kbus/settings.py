@@ -62,6 +62,7 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
     root: str = DEFAULT_ROOT
     name: str = "h2kbus"
     connect_timeout_seconds: float = 5.0
+    accept_old_server: bool = False
 
     def __repr__(self) -> str:
         shown = {field: getattr(self, field) for field in self.__struct_fields__ if getattr(self, field)}

@@ -12,7 +12,7 @@ import anyio
 from h2kbus.cli.doctor import SERVER_SECONDS, Check, Verdict
 from h2kbus.client import Bus, connect
 from h2kbus.errors import H2KBusError, NotProvisioned
-from h2kbus.handshake import server_info
+from h2kbus.handshake import has_fixes, server_info
 from h2kbus.settings import ConnectionSettings
 from subjects.fleet import WorkerCapabilities, WorkerSecurity
 from workers.capabilities import Tools
@@ -21,14 +21,6 @@ from workers.capabilities.confined import probe_confined
 SECRET_FILES: Final = ("creds", "nkey", "tls_key")
 """The settings that name a file which nobody else may read."""
 
-SECURE_FLOORS: Final[Mapping[tuple[int, ...], tuple[int, ...]]] = {
-    (2, 12): (2, 12, 12),
-    (2, 13): (2, 14, 3),
-    (2, 14): (2, 14, 3),
-}
-"""The first release of each line with the security fixes that are known; later lines have them all."""
-
-_OLDEST: Final = (2, 12, 12)
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -93,7 +85,7 @@ def server_checks(settings: ConnectionSettings, info: Mapping[str, Any]) -> Iter
 def is_secure(version: str) -> bool:
     """Whether a release of nats-server has the known security fixes; a word after `-` does not count."""
     numbers = tuple(int(each) for each in version.partition("-")[0].split(".") if each.isdigit())
-    return numbers >= SECURE_FLOORS.get(numbers[:2], _OLDEST)
+    return has_fixes(numbers)
 
 
 def _tls(settings: ConnectionSettings, info: Mapping[str, Any]) -> Check:

@@ -18,7 +18,7 @@ from h2kbus.errors import (
     ServerUnfit,
     SettingsError,
 )
-from h2kbus.handshake import client_options
+from h2kbus.handshake import client_options, objection_to
 from h2kbus.settings import ConnectionSettings
 from tests.h2kbus.conftest import OwnServer
 
@@ -162,3 +162,31 @@ def test_file_without_credentials_is_refused_by_name(tmp_path: Path, content: st
     file.write_text(content)
     with pytest.raises(SettingsError, match=f"^creds: {file} holds no credentials of a user$"):
         client_options(ConnectionSettings(creds=str(file)))
+
+
+@pytest.mark.parametrize(
+    ("release", "words", "accepted"),
+    [
+        ((2, 11, 99), "too old", "too old"),
+        ((2, 12, 0), "lacks fixes", None),
+        ((2, 12, 11), "lacks fixes", None),
+        ((2, 12, 12), None, None),
+        ((2, 13, 9), "lacks fixes", None),
+        ((2, 14, 2), "lacks fixes", None),
+        ((2, 14, 3), None, None),
+        ((2, 15, 0), None, None),
+        ((3, 0, 0), None, None),
+    ],
+)
+def test_server_with_known_holes_is_refused_unless_told_otherwise(
+    release: tuple[int, int, int], words: str | None, accepted: str | None
+) -> None:
+    refused, let_pass = objection_to(release, False), objection_to(release, True)
+    assert (words is None) == (refused is None)
+    assert words is None or (refused and words in refused)
+    assert (accepted is None) == (let_pass is None)
+
+
+def test_old_server_is_accepted_by_the_environment() -> None:
+    assert ConnectionSettings.resolve({}, {"H2KBUS_ACCEPT_OLD_SERVER": "true"}).accept_old_server
+    assert not ConnectionSettings.resolve({}, {}).accept_old_server

@@ -10,6 +10,7 @@ import anyio
 import msgspec
 import pytest
 
+from h2kbus.artifacts import find, put, read
 from h2kbus.authority import Wanted
 from h2kbus.backup import back_up
 from h2kbus.client import Bus
@@ -25,7 +26,6 @@ from subjects.states import State
 from subjects.topology import Topology
 from tests.conftest import Fleet, rehearsal
 from tests.security.access.conftest import TOPOLOGY, Guarded
-from workers.artifacts import put
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ async def test_submitter_neither_orders_nor_sets_ceilings(alice: Bus) -> None:
 async def test_worker_stores_logs_that_nats_tools_read(working: Guarded, root: Bus) -> None:
     data = bytes(range(256)) * 1200
     async with working.connection("w1") as worker:
-        await put(worker, TOPOLOGY.artifacts_store, "job/1/log", data)
+        await put(worker, TOPOLOGY, "job/1/log", data)
     store = await root.connection.nats.jetstream().object_store(TOPOLOGY.artifacts_store)
     found = io.BytesIO()
     await store.get("job/1/log", writeinto=found)
@@ -153,6 +153,19 @@ async def test_job_ends_with_its_log_stored(alice: Bus, root: Bus, tmp_path: Pat
     key = base64.urlsafe_b64encode(f"{record.job_id}/1/log".encode()).decode()
     stream = f"OBJ_{TOPOLOGY.artifacts_store}"
     assert await root.connection.get_last(stream, f"$O.{TOPOLOGY.artifacts_store}.M.{key}") is not None
+
+
+async def test_observer_reads_logs(working: Guarded, olga: Bus) -> None:
+    async with working.connection("w1") as worker:
+        await put(worker, TOPOLOGY, "job/2/log", b"what was logged")
+    found = await find(olga.connection, TOPOLOGY, "job/2/log")
+    assert found is not None
+    assert [chunk async for chunk in read(olga.connection, TOPOLOGY, found)] == [b"what was logged"]
+
+
+async def test_observer_stores_no_logs(olga: Bus) -> None:
+    with pytest.raises(PermissionDenied):
+        await put(olga.connection, TOPOLOGY, "job/3/log", b"never said")
 
 
 async def test_admin_requeues_dead_letters_and_nobody_else_does(alice: Bus, oscar: Bus, root: Bus) -> None:
