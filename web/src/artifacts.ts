@@ -22,7 +22,7 @@ export async function readLogTail(bus: Bus, jobId: string, attempt: number, byte
   const { contract } = bus;
   const meta = await bus.last(contract.artifacts, contract.objectMeta(`${jobId}/${attempt}/log`));
   const info = meta && parsed<ObjectInfo>(meta.data);
-  if (!info || info.deleted) return null;
+  if (!info || info.deleted || !/^[A-Za-z0-9]+$/.test(info.nuid)) return null;
   if (info.size === 0) return { text: "", size: 0, shown: 0 };
   const parts = await readLastChunks(bus, contract.objectChunks(info.nuid), info, bytes);
   const whole = await new Blob(parts as Uint8Array<ArrayBuffer>[]).arrayBuffer();
