@@ -2,6 +2,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 GUESTS := .venv/.guests
 HOSTS := .venv/.hosts
+WEB := .venv/.web
 # `make lock UPGRADE=1` moves to the newest versions; without it, only what pyproject.toml asks for changes.
 # Extras stay in the locks: older versions of pip take the newest release of a package that is named with an extra
 # anywhere, unless the pin names the extra too.
@@ -9,7 +10,7 @@ LOCK = $(BIN)/uv --no-config pip compile --quiet --universal --python-version 3.
 	--custom-compile-command "make lock" --no-emit-index-url $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-guests test-container test-fleet fast lint bench chaos fuzz audit sbom manual lock clean
+.PHONY: help demo test web test-guests test-container test-fleet fast lint bench chaos fuzz audit sbom manual lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,16 +27,20 @@ $(HOSTS): $(READY)
 	.ci/setup hosts
 	@touch $@
 
+$(WEB): $(READY) web/package-lock.json tests/foreign/package-lock.json
+	.ci/setup web
+	@touch $@
+
 demo: $(READY) ## Convert a real disk over a real bus on this machine
 	$(BIN)/h2kbus demo
 
-test: $(GUESTS) ## Run every test, with coverage, and one real guest per operation
+test: $(GUESTS) $(WEB) ## Run every test, with coverage, and one real guest per operation
 	$(BIN)/pytest --cov $(ARGS)
 
 test-guests: $(GUESTS) ## Break, repair and boot every real guest; writes the table of docs/operations.md
 	$(BIN)/pytest tests/guests --guests all --guests-table docs/operations.md $(ARGS)
 
-test-container: $(GUESTS) $(HOSTS) ## Run every test against a NATS server in a container
+test-container: $(GUESTS) $(HOSTS) $(WEB) ## Run every test against a NATS server in a container
 	TESTCONTAINERS_RYUK_DISABLED=true TESTCONTAINERS_HOST_OVERRIDE=127.0.0.1 \
 		$(BIN)/pytest --nats built $(ARGS)
 
@@ -49,6 +54,11 @@ lint: $(READY) ## Check style, format and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+web: $(WEB) ## Build the page of `h2kbus dashboard` from web/ into the package
+	PYTHONPATH=. $(BIN)/python web/contract.py > web/src/contract.json
+	npm --prefix web run --silent check
+	npm --prefix web run --silent build
 
 bench: $(READY) ## Measure the bus beside a bare loop; ARGS="--only pipeline" runs one part
 	$(BIN)/h2kbus bench $(ARGS)
@@ -77,5 +87,5 @@ lock: $(READY) ## Write the lock files again; UPGRADE=1 takes the newest version
 	$(LOCK) --extra embedded --extra auth --extra metrics --extra tracing --constraint requirements/dev.lock --output-file requirements/runtime.lock pyproject.toml
 
 clean: ## Remove the environment, caches and build products
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* build dist *.egg-info
+	rm -rf .venv web/node_modules tests/foreign/node_modules tests/web/screenshots .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* build dist *.egg-info
 	find h2kbus subjects workers scheduler tests -name __pycache__ -prune -exec rm -rf {} +

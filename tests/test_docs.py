@@ -6,14 +6,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from h2kbus.cli.app import app
 from h2kbus.cli.manual import manual_of
 from h2kbus.cli.sample_disk import convert_sample, make_disk
-from subjects.codec import encode
+from h2kbus.pull import PullRequest
+from subjects.codec import decode, encode
+from subjects.events import ProgressEvent
+from subjects.fleet import WorkerCapabilities
+from subjects.grammar import Grammar
+from subjects.lease import Lease
+from subjects.topology import Topology
 from tests.conftest import REHEARSE, REPOSITORY, Program, environment, read_ready, rehearsal
 
+ANY_CLIENT = "docs/any-nats-client.md"
 DOCUMENTS = (
     "README.md",
     "docs/guide.md",
@@ -21,6 +29,7 @@ DOCUMENTS = (
     "docs/tracing-and-logs.md",
     "docs/reference/README.md",
     "CONTRIBUTING.md",
+    ANY_CLIENT,
 )
 BLOCK = re.compile(r"^```(\w+)( \w+)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -88,13 +97,61 @@ def test_python_runs_as_it_stands(reader: Program, document: str) -> None:
             done = subprocess.run(
                 [sys.executable, "-c", here],
                 check=False,
-                env=reader.environment,
+                env=with_token(reader),
                 capture_output=True,
                 text=True,
                 timeout=60,
             )
             assert done.returncode == 0, done.stderr
             assert "COMPLETED" in done.stdout
+
+
+def with_token(reader: Program) -> dict[str, str]:
+    """The token of the reader's bus, as one gives it to a NATS client."""
+    return {**reader.environment, "H2KBUS_TOKEN": (reader.place / "bus" / "token").read_text()}
+
+
+@pytest.mark.slow
+def test_javascript_runs_as_it_stands(reader: Program) -> None:
+    modules = reader.place / "node_modules"
+    modules.symlink_to(REPOSITORY / "tests" / "foreign" / "node_modules")
+    words = ("up", "--json", "--port", "0", "--data-dir", reader.place / "bus")
+    [text] = blocks(ANY_CLIENT, "js")
+    with reader.started(*words) as process:
+        url = read_ready(process)["url"]
+        program = reader.place / "client.mjs"
+        program.write_text(text.replace("nats://127.0.0.1:4222", url).replace("/images", str(reader.place)))
+        done = subprocess.run(
+            ["node", program], check=False, env=with_token(reader), capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        assert "COMPLETED" in done.stdout
+        assert "CANCELLED" in done.stdout
+
+
+SHOWN = {kind.__name__: kind for kind in (WorkerCapabilities, PullRequest, Lease, ProgressEvent)}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_messages_are_those_of_the_contract(name: str) -> None:
+    [text] = blocks(ANY_CLIENT, "json", name)
+    decode(SHOWN[name], text.encode())
+    assert msgspec.json.decode(text, type=dict[str, object]).keys() <= set(SHOWN[name].__struct_fields__)
+
+
+def test_names_in_commands_of_the_nats_program_are_those_of_the_contract() -> None:
+    commands = re.findall(r"^    nats (.+)$", (REPOSITORY / ANY_CLIENT).read_text(), re.MULTILINE)
+    text = "\n".join(commands).replace("progress.>", "progress.*")
+    topology = Topology(Grammar())
+    streams = {each.name for each in topology.streams()}
+    assert {f"KV_{name}" for name in re.findall(r"kv \w+ (\w+)", text)} <= streams
+    assert {f"OBJ_{name}" for name in re.findall(r"object \w+ (\w+)", text)} <= streams
+    assert set(re.findall(r"stream \w+ (\w+)", text)) <= streams
+    for subject in re.findall(r"(?:sub|request) '?([\w.*-]+)", text):
+        kind = subject.split(".")[2]
+        (topology.grammar.parse_progress if kind == "progress" else topology.grammar.parse_command)(
+            subject.replace("*", "any")
+        )
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from h2kbus import __version__
 from h2kbus.cli import (
     auth,
     backup,
+    dashboard,
     dead,
     fleet,
     inspection,
@@ -104,6 +105,7 @@ for module in (
     backup,
     auth,
     processes,
+    dashboard,
     machine,
     manual,
 ):

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Annotated
 
 import anyio
-import msgspec
 import typer
-from anyio.abc import TaskStatus
 
 from h2kbus.cli.exits import say
 from h2kbus.cli.fleet import Capabilities, NoCapabilities, new_worker_id, read_switches
 from h2kbus.cli.loop import run as run_async
 from h2kbus.cli.output import print_json
-from h2kbus.cli.services import Drain, Service, serve, while_connected
+from h2kbus.cli.roles import profile_of, serve_scheduler, serve_worker
+from h2kbus.cli.services import Service, serve
 from h2kbus.cli.submit import Plugins
 from h2kbus.cli.telemetry import Format, MetricsAddress, MetricsPort, Outlet, telemetry
 from h2kbus.cli.worker_options import (
@@ -33,8 +32,8 @@ from h2kbus.cli.worker_options import (
 )
 from h2kbus.client import Bus
 from h2kbus.client import connect as connect_client
-from h2kbus.connection import connect
-from h2kbus.embedded import DEFAULT_PORT, EmbeddedServer, default_data_dir, embedded_server
+from h2kbus.dashboard import pages_for
+from h2kbus.embedded import DEFAULT_PORT, EmbeddedServer, Pages, default_data_dir, embedded_server
 from h2kbus.errors import JobFinished
 from h2kbus.local_servers import announced
 from h2kbus.logs import LogFormat, set_up_logging
@@ -42,9 +41,8 @@ from h2kbus.plugins import load_catalog
 from h2kbus.scrape import DEFAULT_ADDRESS
 from h2kbus.settings import ConnectionSettings
 from h2kbus.signing import read_public_keys
-from h2kbus.telemetry import SILENT, Telemetry
 from subjects.catalog import OperationCatalog
-from subjects.fleet import CONFINED, WorkerCapabilities, WorkerSecurity
+from subjects.fleet import CONFINED
 from subjects.grammar import Grammar
 from subjects.lease import LEASE_SECONDS, MIN_LEASE_SECONDS
 from subjects.record import JobRecord
@@ -77,6 +75,13 @@ def up(
         Path | None, typer.Option(help="Where the streams are kept [~/.local/share/h2kbus].")
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = DEFAULT_PORT,
+    websocket_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="For pages in a browser [4280; a free one with another --port]."),
+    ] = None,
+    page_origin: Annotated[
+        list[str], typer.Option(help="Origin of a page that may connect [that of `h2kbus dashboard`].")
+    ] = [],  # noqa: B006 - typer copies it
     workers: Annotated[int, typer.Option(min=0, max=64, help="Workers to run; may be none.")] = 1,
     slots: Slots = DEFAULT_SLOTS,
     grace: Grace = DEFAULT_GRACE,
@@ -101,8 +106,18 @@ def up(
     outlet = Outlet(metrics_port, metrics_address)
     place = data_dir or default_data_dir(os.environ)
     topology = Topology(Grammar(context.obj.settings().root), lease_seconds=lease)
+    pages = pages_for(port, websocket_port, page_origin)
     run_async(
-        _up, place, port, workers, topology, load_catalog(operations), options, outlet, context.obj.json
+        _up,
+        place,
+        port,
+        pages,
+        workers,
+        topology,
+        load_catalog(operations),
+        options,
+        outlet,
+        context.obj.json,
     )
 
 
@@ -194,12 +209,12 @@ async def local_bus(data_dir: Path | None = None, *, operations: Sequence[str] =
     Without `data_dir` its streams are temporary, and then nothing is gained by syncing each write.
     """
     catalog, topology = load_catalog(operations), Topology(Grammar())
-    profile = await _profile(catalog, WorkerOptions(slots=1), new_worker_id())
+    profile = await profile_of(catalog, WorkerOptions(slots=1), new_worker_id())
     async with embedded_server(data_dir, 0, sync_always=data_dir is not None) as server:
         settings = server.settings()
         async with connect_client(settings=settings) as bus, anyio.create_task_group() as group:
-            await group.start(_serve_scheduler, settings, topology, catalog)
-            await group.start(_serve_worker, settings, topology, catalog, profile, WorkerOptions(grace=0.0))
+            await group.start(serve_scheduler, settings, topology, catalog)
+            await group.start(serve_worker, settings, topology, catalog, profile, WorkerOptions(grace=0.0))
             yield bus
             group.cancel_scope.cancel()
 
@@ -216,6 +231,7 @@ async def _cancel_on_signal(bus: Bus, job_id: str) -> None:
 async def _up(
     place: Path,
     port: int,
+    pages: Pages,
     workers: int,
     topology: Topology,
     catalog: OperationCatalog,
@@ -223,17 +239,17 @@ async def _up(
     outlet: Outlet,
     as_json: bool,
 ) -> None:
-    profiles = [await _profile(catalog, options, new_worker_id()) for _ in range(workers)]
+    profiles = [await profile_of(catalog, options, new_worker_id()) for _ in range(workers)]
     async with (
         telemetry(outlet, catalog, "h2kbus-up") as told,
-        embedded_server(place, port) as server,
+        embedded_server(place, port, pages=pages) as server,
         anyio.create_task_group() as watch,
     ):
         watch.start_soon(server.wait)
         settings = server.settings(topology.grammar.root)
-        services: list[Service] = [functools.partial(_serve_scheduler, settings, topology, catalog, told)]
+        services: list[Service] = [functools.partial(serve_scheduler, settings, topology, catalog, told)]
         services += [
-            functools.partial(_serve_worker, settings, topology, catalog, profile, options, told)
+            functools.partial(serve_worker, settings, topology, catalog, profile, options, told)
             for profile in profiles
         ]
         ids = [profile.worker_id for profile in profiles]
@@ -245,12 +261,14 @@ async def _up(
 def _announce(server: EmbeddedServer, ids: list[str], as_json: bool) -> None:
     """Say that everything is ready: one JSON line, or words with what to type next."""
     if as_json:
-        print_json({"url": server.url, "data_dir": str(server.data_dir), "workers": ids})
+        ready = {"url": server.url, "websocket": server.websocket, "data_dir": str(server.data_dir)}
+        print_json({**ready, "workers": ids})
         return
     say(f"ready at {server.url}; streams in {server.data_dir}; {len(ids)} workers; Ctrl-C drains and stops")
     port = server.url.rpartition(":")[2]
     flag = "" if port == str(DEFAULT_PORT) else f" --url {server.url}"
     say(f"try: h2kbus{flag} submit --operation convert --image disk.vmdk --output-dir out --wait")
+    say(f"or in a browser: h2kbus{flag} dashboard --websocket {server.websocket}")
 
 
 async def _worker(
@@ -260,10 +278,10 @@ async def _worker(
     outlet: Outlet,
     worker_id: str,
 ) -> None:
-    profile = await _profile(catalog, options, worker_id)
+    profile = await profile_of(catalog, options, worker_id)
     topology = Topology(Grammar(settings.root))
     async with telemetry(outlet, catalog, settings.name) as told:
-        service = functools.partial(_serve_worker, settings, topology, catalog, profile, options, told)
+        service = functools.partial(serve_worker, settings, topology, catalog, profile, options, told)
         await serve([service], lambda: say(f"worker {worker_id} is ready; Ctrl-C drains it"))
 
 
@@ -275,75 +293,5 @@ async def _scheduler(
     own_name: bool,
 ) -> None:
     async with telemetry(outlet, catalog, settings.name) as told:
-        service = functools.partial(_serve_scheduler, settings, topology, catalog, told, own_name)
+        service = functools.partial(serve_scheduler, settings, topology, catalog, told, own_name)
         await serve([service], lambda: say("scheduler is ready; Ctrl-C drains it"))
-
-
-async def _serve_scheduler(
-    settings: ConnectionSettings,
-    topology: Topology,
-    catalog: OperationCatalog,
-    told: Telemetry = SILENT,
-    own_name: bool = False,
-    *,
-    task_status: TaskStatus[Drain],
-) -> None:
-    from scheduler.service import Scheduler
-
-    name = f"scheduler-{new_worker_id()}"
-    async with connect(settings) as connection, while_connected(connection, told.observe):
-        service = Scheduler(connection, topology, catalog, name, own_name=own_name, telemetry=told)
-        await service.serve(task_status=task_status)
-
-
-async def _serve_worker(
-    settings: ConnectionSettings,
-    topology: Topology,
-    catalog: OperationCatalog,
-    profile: WorkerCapabilities,
-    options: WorkerOptions,
-    told: Telemetry = SILENT,
-    *,
-    task_status: TaskStatus[Drain],
-) -> None:
-    from workers.profile import Probes
-    from workers.regular import allow_many_files
-    from workers.service import Worker
-
-    allow_many_files()
-    async with connect(settings) as connection, while_connected(connection, told.observe):
-        # What is not there any more ends a capability, not the worker: nothing is insisted on again. But
-        # where tools must be confined they are to the end: then a probe that fails changes nothing.
-        lasting = {token: on for token, on in options.switches.items() if token == CONFINED or not on}
-        later = msgspec.structs.replace(options, switches=lasting)
-        again = functools.partial(_profile, catalog, later, profile.worker_id)
-        worker = Worker(
-            connection,
-            topology,
-            catalog,
-            profile,
-            Probes(again, options.reprobe_seconds),
-            site=options.site,
-            trusted_keys=options.trusted_keys,
-            telemetry=told,
-        )
-        await worker.serve(grace=options.grace, task_status=task_status)
-
-
-async def _profile(catalog: OperationCatalog, options: WorkerOptions, worker_id: str) -> WorkerCapabilities:
-    from workers.capabilities import detect
-
-    site = options.site
-    found = await detect(
-        worker_id=worker_id,
-        pool=options.pool,
-        slots=options.slots,
-        work_dir=next(iter(site.output_roots), Path.cwd()),
-        plugin_tokens=catalog.plugin_tokens,
-        overrides=options.switches,
-        max_disk_size_tb=options.max_disk_size_tb,
-    )
-    guard = msgspec.structs.replace(
-        found.security or WorkerSecurity(), verifies_signatures=options.trusted_keys is not None
-    )
-    return msgspec.structs.replace(site.described(found), security=guard)

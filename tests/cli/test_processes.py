@@ -50,8 +50,9 @@ def test_up_says_on_one_json_line_where_it_is(alone: Program) -> None:
     words = ("up", "--json", "--port", "0", "--data-dir", alone.place / "data", "--workers", "2")
     with alone.started(*words) as process:
         ready = read_ready(process)
-        assert set(ready) == {"url", "data_dir", "workers"}
+        assert set(ready) == {"url", "websocket", "data_dir", "workers"}
         assert ready["url"].startswith("nats://127.0.0.1:")
+        assert ready["websocket"].startswith("ws://127.0.0.1:")
         assert ready["data_dir"] == str(alone.place / "data")
         alive = alone("workers", "--json", "--url", ready["url"]).stdout.splitlines()
         assert sorted(json.loads(line)["worker_id"] for line in alive) == sorted(ready["workers"])

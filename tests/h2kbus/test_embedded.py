@@ -7,13 +7,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
 
 from h2kbus import embedded
 from h2kbus.connection import connect
-from h2kbus.embedded import default_data_dir, embedded_server
+from h2kbus.embedded import Pages, default_data_dir, embedded_server
 from h2kbus.errors import EmbeddedServerError, PermissionDenied
 from h2kbus.provision import provision
 from h2kbus.settings import ConnectionSettings
@@ -81,6 +82,38 @@ async def test_server_listens_on_the_loopback_only(tmp_path: Path) -> None:
     async with embedded_server(tmp_path, 0) as server:
         listening = psutil.Process(server.pid).net_connections(kind="inet")
         assert {each.laddr.ip for each in listening if each.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
+
+
+def answer_to_page(url: str, origin: str) -> bytes:
+    """The first line that the server says to a page of this origin that wants to connect."""
+    address = urlsplit(url)
+    assert address.hostname is not None
+    with socket.create_connection((address.hostname, address.port or 0), timeout=10) as page:
+        page.sendall(
+            b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+            b"Origin: %s\r\n\r\n" % origin.encode()
+        )
+        return page.recv(4096).partition(b"\r\n")[0]
+
+
+async def test_pages_of_the_named_origins_only_may_connect(tmp_path: Path) -> None:
+    async with embedded_server(tmp_path, 0, pages=Pages(0, ("http://desk.example:80",))) as server:
+        assert b" 101 " in answer_to_page(server.websocket, "http://desk.example")
+        assert b" 403 " in answer_to_page(server.websocket, "http://elsewhere.example")
+
+
+async def test_no_page_may_connect_where_none_is_named(tmp_path: Path) -> None:
+    async with embedded_server(tmp_path, 0) as server:
+        assert b" 403 " in answer_to_page(server.websocket, "http://127.0.0.1:4281")
+
+
+async def test_websocket_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    async with embedded_server(tmp_path / "a", 0) as first:
+        taken = urlsplit(first.websocket).port or 0
+        with pytest.raises(EmbeddedServerError, match=f"port {taken} is in use: .* --websocket-port"):
+            async with embedded_server(tmp_path / "b", 0, pages=Pages(taken)):
+                pass
 
 
 async def test_server_is_gone_when_the_context_ends(tmp_path: Path) -> None:
