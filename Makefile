@@ -47,7 +47,7 @@ test-container: $(GUESTS) $(HOSTS) $(WEB) ## Run every test against a NATS serve
 test-fleet: $(HOSTS) ## Run the cluster of compose.yaml on six hosts in containers, and break its parts
 	$(BIN)/pytest tests/fleet --fleet -rP $(ARGS)
 
-fast: $(GUESTS) ## Run the tests that are not slow, in about a minute
+fast: $(GUESTS) $(WEB) ## Run the tests that are not slow, in about a minute
 	$(BIN)/pytest -m "not slow" $(ARGS)
 
 lint: $(READY) ## Check style, format and types
