@@ -112,8 +112,8 @@ def is_loopback(host: str) -> bool:
 
 def _sync_always() -> Check:
     words = "a client is not told whether the server syncs each write before it acknowledges it"
-    mend = "set `jetstream { sync_always: true }` on a lone server; a cluster of three needs it less"
-    return Check(subject="sync_always", verdict="unknown", evidence=words, mend=mend)
+    mend = "set `jetstream { sync_interval: always }` on a lone server; a cluster of three needs it less"
+    return Check(subject="synced writes", verdict="unknown", evidence=words, mend=mend)
 
 
 async def _rollups(bus: Bus) -> Check:

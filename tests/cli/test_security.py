@@ -114,7 +114,7 @@ def test_open_server_is_told_and_ends_with_1(program: Program) -> None:
     found = {check["subject"]: check for check in map(json.loads, done.stdout.splitlines())}
     assert done.returncode == 1
     assert found["authentication"]["verdict"] == "off"
-    assert found["sync_always"]["verdict"] == "unknown"
+    assert found["synced writes"]["verdict"] == "unknown"
 
 
 @pytest.mark.slow
