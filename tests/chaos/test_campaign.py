@@ -25,6 +25,10 @@ async def test_rolling_restart_loses_and_repeats_nothing(tmp_path: Path) -> None
     assert report.violations == [], summary(report)
 
 
+SEEDS_OF_BROKEN = (3, 4, 5)
+
+
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("variant", "kinds", "promise"),
     [
@@ -37,10 +41,16 @@ async def test_rolling_restart_loses_and_repeats_nothing(tmp_path: Path) -> None
 async def test_broken_variant_is_caught(
     tmp_path: Path, variant: str, kinds: tuple[str, ...], promise: str
 ) -> None:
-    faults = 14 if kinds else 0
-    plan = Plan(seed=3, jobs=160, faults=faults, every=1.2, calm=8, kinds=kinds, variant=variant)
-    report = await run(plan, tmp_path / "campaign")
-    assert promise in {each.promise for each in report.violations}, summary(report)
+    """By one of a few campaigns: whether a fault hits what is broken depends on the moment."""
+    told = []
+    for seed in SEEDS_OF_BROKEN:
+        faults = 14 if kinds else 0
+        plan = Plan(seed=seed, jobs=160, faults=faults, every=1.2, calm=8, kinds=kinds, variant=variant)
+        report = await run(plan, tmp_path / f"campaign-{seed}")
+        if promise in {each.promise for each in report.violations}:
+            return
+        told.append(summary(report))
+    pytest.fail("\n".join(told))
 
 
 def test_clocks_can_be_stepped() -> None:
