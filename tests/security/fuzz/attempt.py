@@ -49,12 +49,16 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def tasks(rng: random.Random, seed: Seed) -> tuple[Task, ...]:
-    """A job of each operation; few of them declare a format that the seed does not have."""
+    """A job of each operation; few of them declare a format that the seed does not have.
+
+    What a job may allow it allows, so that what lies behind is reached.
+    """
+    allowed = {"allow_snapshots": True, "allow_backing_chain": True}
     declared = rng.choices((None, seed.format, rng.choice(_FORMATS)), (6, 5, 1))[0]
     wanted = {"output_format": rng.choice(("raw", "qcow2", *_FORMATS)), "output_name": "result"}
     return (
-        Task(operation="inspect", declared=declared),
-        Task(operation="convert", declared=declared, parameters=wanted),
+        Task(operation="inspect", declared=declared, parameters=allowed),
+        Task(operation="convert", declared=declared, parameters={**wanted, **allowed}),
     )
 
 
