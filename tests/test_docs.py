@@ -52,6 +52,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Program:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_commands_run_as_they_stand(reader: Program, document: str) -> None:
     words = ("up", "--json", "--port", "0", "--data-dir", reader.place / "bus", "--operations", REHEARSE)
@@ -61,7 +62,7 @@ def test_commands_run_as_they_stand(reader: Program, document: str) -> None:
             done = subprocess.run(
                 ["bash", "-euo", "pipefail", "-c", make_only_shown(block)],
                 check=False, cwd=reader.place, env={**reader.environment, "H2KBUS_URL": url},
-                capture_output=True, text=True, timeout=100,
+                capture_output=True, text=True, timeout=240,
             )  # fmt: skip
             assert done.returncode == 0, f"{block}\n{done.stderr}"
 
