@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,7 @@ from typing import Final
 import msgspec
 
 SUITE: Final = "bookworm"
+BUSY_SECONDS: Final = 20.0
 MIB: Final = 1 << 20
 DISK_BYTES: Final = 2048 * MIB
 BIOS_BOOT: Final = "21686148-6449-6E6F-744E-656564454649"
@@ -175,10 +177,24 @@ def attached(disk: Path) -> Iterator[Path]:
                 nodes.append(node)
         yield device
     finally:
-        run("partx", "--delete", device)
+        _let_go(device)
         run("losetup", "--detach", device)
         for node in nodes:
             node.unlink()
+
+
+def _let_go(device: Path) -> None:
+    """Remove the partitions. A sandbox that is being made has all mounts of the host for a moment."""
+    until = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            run("partx", "--delete", device)
+        except BuildFailed:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.2)
+        else:
+            return
 
 
 def part(device: Path, number: int) -> Path:
