@@ -141,8 +141,7 @@ async def test_cancelled_tool_is_gone_with_its_files_even_if_it_ignores_the_sign
     with anyio.fail_after(10):
         assert (await bus.result(job_id)).state is State.CANCELLED
     assert [each.name for each in tmp_path.iterdir()] == [f"{job_id}.log"]
-    # The kernel takes a moment to end the others of a group that was killed, on a busy machine.
-    with anyio.fail_after(5):
+    with anyio.fail_after(5):  # the kernel takes a moment to end the others of a group that was killed
         while any("47.11" in (each.info["cmdline"] or ()) for each in psutil.process_iter(["cmdline"])):
             await anyio.sleep(0.01)
 
