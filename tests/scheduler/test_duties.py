@@ -83,6 +83,23 @@ async def test_lost_job_is_cleared_away_by_the_next_worker(bus: Bus, watchful: F
     assert list(tmp_path.iterdir()) == []
 
 
+async def test_lost_job_is_cleared_away_though_its_lane_was_purged(
+    bus: Bus, watchful: Fleet, tmp_path: Path
+) -> None:
+    entry = await held_by_a_dead_worker(bus, rehearsal(job_id="j1", output=str(tmp_path)), LEASE)
+    left = tmp_path / f".h2kbus-j1-{entry.record.lease.token if entry.record.lease else 0}"
+    left.mkdir()
+    await until(bus, "j1", State.FAILED)
+    with anyio.fail_after(5):
+        while not await count(bus, bus.topology.jobs_stream):
+            await anyio.sleep(0.02)
+    await bus.connection.api(f"STREAM.PURGE.{bus.topology.jobs_stream}")
+    await watchful.worker()
+    with anyio.fail_after(20):
+        while left.exists():
+            await anyio.sleep(0.05)
+
+
 async def test_job_lost_while_publishing_is_settled_by_a_worker_and_not_run_again(
     bus: Bus, watchful: Fleet, tmp_path: Path
 ) -> None:
