@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import anyio
 import msgspec
 import pytest
 from hypothesis import given
@@ -140,10 +141,11 @@ async def test_emulator_that_floods_with_events_is_refused() -> None:
 
 @given(data=st.data())
 @thorough
-async def test_any_guest_is_described_or_refused(data: st.DataObject, tools: ToolRunner) -> None:
+def test_any_guest_is_described_or_refused(data: st.DataObject, tools: ToolRunner) -> None:
+    # A loop of its own: hypothesis stops a long drawing by an exception that would end the runner of all tests.
     notes = ActionNotes(tools.log)
     with contextlib.suppress(OperationFailed):
-        facts = await look(hostile_rescue(data, tools.log, tools.scratch), tools, notes)
+        facts = anyio.run(look, hostile_rescue(data, tools.log, tools.scratch), tools, notes)
         described = encodable([msgspec.to_builtins(facts), judge(facts).sentence])
         assert msgspec.json.encode(described)
 
