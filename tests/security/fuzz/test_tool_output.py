@@ -142,7 +142,7 @@ async def test_emulator_that_floods_with_events_is_refused() -> None:
 @given(data=st.data())
 @thorough
 def test_any_guest_is_described_or_refused(data: st.DataObject, tools: ToolRunner) -> None:
-    # A loop of its own: hypothesis stops a long drawing by an exception that would end the runner of all tests.
+    # A loop of its own: hypothesis ends long drawings by an exception that ends the runner of all tests.
     notes = ActionNotes(tools.log)
     with contextlib.suppress(OperationFailed):
         facts = anyio.run(look, hostile_rescue(data, tools.log, tools.scratch), tools, notes)
