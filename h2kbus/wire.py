@@ -1,9 +1,9 @@
-"""The NATS client with its two hot paths cut short: what arrives is handled where it is read, and what is sent
-is put together in one go.
+"""The NATS client with its two hot paths cut short.
 
-The client moves every message through a queue to a task of its subscription, and its parser shifts all that it
-has read for each line of it. Here neither happens (docs/decisions/0037-a-shorter-way-through-the-client.md).
-Connecting and reconnecting, TLS and signing in are the client's own, and so is whatever is unusual.
+The client moves every message through a queue to a task of its subscription, and its parser shifts all that
+it has read for each line of it. Here a message is handled where it is read, and put together in one go when
+it is sent (docs/decisions/0037-a-shorter-way-through-the-client.md). Connecting and reconnecting, TLS and
+signing in are the client's own, and so is whatever is unusual.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ MessageHandler = Callable[[Msg], None]
 
 CROWDED_BYTES: Final = 1024 * 1024
 """With more than this unsent, the client's own way is gone: it waits until some of it is sent."""
+_VERSION: Final = "NATS/1.0"
 _END: Final = b"\r\n"
 _MESSAGES: Final = (b"MSG ", b"HMSG ")
 
@@ -77,9 +78,23 @@ def _publication(
     if not headers:
         return b"".join((f"PUB {subject} {reply} {size}\r\n".encode(), payload, _END))
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-    block = f"NATS/1.0\r\n{lines}\r\n".encode()
+    block = f"{_VERSION}\r\n{lines}\r\n".encode()
     line = f"HPUB {subject} {reply} {len(block)} {len(block) + size}\r\n"
     return b"".join((line.encode(), block, payload, _END))
+
+
+def _headers(block: bytes) -> dict[str, str]:
+    """A message's headers, with the status and its words for one of the server's own."""
+    first, *lines = block.decode("utf-8", "replace").split("\r\n")
+    found = {}
+    status = first[len(_VERSION) :].split(maxsplit=1)
+    if status:
+        found = dict(zip(("Status", "Description"), status, strict=False))
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if colon:
+            found[name] = value.strip()
+    return found
 
 
 class WireParser(Parser):
@@ -142,10 +157,10 @@ class WireParser(Parser):
             subject=subject.decode(),
             reply=reply.decode(),
             data=data[start:stop],
-            headers=await self.nc._process_headers(headers) if headers else None,  # noqa: SLF001
+            headers=_headers(headers) if headers else None,
         )
         try:
             handler(message)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - like the client: no handler's defect ends the reading
             await self.nc._error_cb(error)  # noqa: SLF001 - where the client takes what callbacks raise
         return stop + 2

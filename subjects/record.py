@@ -84,6 +84,7 @@ class PolicyGlimpse(msgspec.Struct, frozen=True):
 class SpecGlimpse(msgspec.Struct, frozen=True):
     """The part of a job's specification that decides when it may go to its lane."""
 
+    operation: str = ""
     execution_policy: PolicyGlimpse = PolicyGlimpse()
     limit: dict[str, int] = {}
 
@@ -104,6 +105,10 @@ class JobGlimpse(msgspec.Struct, frozen=True):
     @property
     def limit(self) -> dict[str, int]:
         return self.spec.limit if self.spec else {}
+
+    @property
+    def operation(self) -> str:
+        return self.spec.operation if self.spec else ""
 
 
 class OwnerGlimpse(msgspec.Struct, frozen=True):
