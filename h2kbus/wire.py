@@ -13,6 +13,7 @@ from typing import Final
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
 
 MessageHandler = Callable[[Msg], None]
@@ -138,15 +139,18 @@ class WireParser(Parser):
 
     async def _message(self, data: bytes, at: int, end: int) -> int:
         """Handle the message whose line is there; returns where it ends, also if that is not read yet."""
-        words = data[at:end].split()
-        start, stop = end + 2, end + 2 + int(words[-1])
-        if stop + 2 > len(data):
-            return stop + 2
-        headers, fixed = b"", 4
-        if words[0] == b"HMSG":
-            fixed, body = 5, start + int(words[-2])
-            headers, start = data[start:body], body
-        subject, number = words[1], int(words[2])
+        words, headers = data[at:end].split(), b""
+        try:
+            start, stop = end + 2, end + 2 + int(words[-1])
+            if stop + 2 > len(data):
+                return stop + 2
+            fixed = 4
+            if words[0] == b"HMSG":
+                fixed, body = 5, start + int(words[-2])
+                headers, start = data[start:body], body
+            subject, number = words[1], int(words[2])
+        except (ValueError, IndexError):
+            raise ProtocolError("the line of a message cannot be read") from None
         reply = words[3] if len(words) > fixed else b""
         handler = self.nc.handlers.get(number)
         if handler is None:
