@@ -84,9 +84,9 @@ class PolicyGlimpse(msgspec.Struct, frozen=True):
 class SpecGlimpse(msgspec.Struct, frozen=True):
     """The part of a job's specification that decides when it may go to its lane."""
 
-    operation: str = ""
     execution_policy: PolicyGlimpse = PolicyGlimpse()
     limit: dict[str, int] = {}
+    operation: str = ""
 
 
 class JobGlimpse(msgspec.Struct, frozen=True):
