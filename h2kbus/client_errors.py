@@ -14,6 +14,8 @@ class _MappedErrors:
         """It has no state, so that one serves every request."""
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is None:
+            return
         if isinstance(error, nats.errors.MaxPayloadError):
             raise BusFull("the message is larger than the server accepts") from None
         if isinstance(error, (nats.errors.ConnectionClosedError, nats.errors.OutboundBufferLimitError)):

@@ -14,7 +14,6 @@ import anyio
 import msgspec
 import nats
 import nats.errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
@@ -38,8 +37,9 @@ from h2kbus.errors import (
     ServerUnfit,
 )
 from h2kbus.handshake import check_server, client_options, connect_error, is_hopeless
-from h2kbus.inbox import Inbox, MessageHandler, Outgoing, denial, raised, settled
+from h2kbus.inbox import Inbox, Outgoing, denial, raised, settled
 from h2kbus.settings import DEFAULT_API_PREFIX, ConnectionSettings
+from h2kbus.wire import MessageHandler, WireClient
 
 log = logging.getLogger("h2kbus")
 
@@ -55,7 +55,7 @@ _DENIED: Final = re.compile(
 class Connection:
     """One connection of one process. Made by `connect`."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: WireClient) -> None:
         self.nats = client
         self.inbox = Inbox(client)
         self.api_prefix = DEFAULT_API_PREFIX
@@ -204,12 +204,8 @@ class Connection:
 
         Returns once the server has taken the subscription. Raises PermissionDenied.
         """
-
-        async def deliver(message: Msg) -> None:
-            handler(message)
-
         with mapped_errors:
-            subscription = await self.nats.subscribe(subject, cb=deliver)
+            subscription = await self.nats.listen(subject, handler)
         await self._require_heard(subject)
         return subscription
 
@@ -322,7 +318,7 @@ async def connect(settings: ConnectionSettings) -> AsyncIterator[Connection]:
     PermissionDenied for wrong credentials, TlsFailed, ServerUnfit for a server that is too old or lacks
     JetStream, SettingsError for files that cannot be used.
     """
-    connection, options = Connection(Client()), client_options(settings)
+    connection, options = Connection(WireClient()), client_options(settings)
     try:
         await connection.open(settings, options)
         yield connection

@@ -12,12 +12,11 @@ from collections.abc import Callable
 from typing import Final
 
 import msgspec
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from h2kbus.errors import BusError, BusTimeout, PermissionDenied
+from h2kbus.wire import MessageHandler, WireClient
 
-MessageHandler = Callable[[Msg], None]
 Outgoing = tuple[str, bytes] | tuple[str, bytes, dict[str, str] | None]
 """A message to publish: its subject, its payload, and its headers if it has any."""
 
@@ -54,7 +53,7 @@ class _Request(msgspec.Struct, frozen=True):
 class Inbox:
     """Correlates answers with requests by the last token of the reply subject."""
 
-    def __init__(self, nats: Client) -> None:
+    def __init__(self, nats: WireClient) -> None:
         self._nats = nats
         self._prefix = ""
         self._tokens = itertools.count()
@@ -72,7 +71,7 @@ class Inbox:
         self._loop = asyncio.get_running_loop()
         self._sweep(self._loop)
         subject = f"{self._prefix}.*"
-        await self._nats.subscribe(subject, cb=self._on_message)
+        await self._nats.listen(subject, self._on_message)
         return subject
 
     def stop(self) -> None:
@@ -159,7 +158,7 @@ class Inbox:
         if request and not request.answer.done():
             request.answer.set_exception(error)
 
-    async def _on_message(self, message: Msg) -> None:
+    def _on_message(self, message: Msg) -> None:
         token = message.subject[len(self._prefix) + 1 :]
         handler = self._handlers.get(token)
         if handler is not None:

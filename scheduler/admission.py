@@ -36,9 +36,9 @@ class Admission:
         """Whether a limit is known to hold the job up; cheap enough to be asked for many at a time."""
         return self._limits.hindrance(job.job_id, job.limit) is not None
 
-    async def give_back_of(self, job_ids: Sequence[str]) -> None:
+    async def give_back_of(self, jobs: Sequence[JobGlimpse]) -> None:
         """Give back the locks of jobs that have just ended."""
-        await self._locks.give_back_of(job_ids)
+        await self._locks.give_back_of(jobs)
 
     async def sweep(self, clock: dt.datetime) -> None:
         """Find what ended jobs still have, and give it back. `clock` is the server's time."""

@@ -14,6 +14,7 @@ import anyio
 from h2kbus.errors import NotProvisioned
 from h2kbus.store import Change, JobStore, is_older
 from scheduler.waiting import Waiting
+from subjects.record import JobGlimpse
 from subjects.states import State
 
 REFRESH_SECONDS: Final = 1.0
@@ -60,7 +61,7 @@ class LiveJobs:
         self._store = store
         self._jobs: dict[str, LiveJob] = {}
         self._ended: deque[tuple[str, float]] = deque(maxlen=REMEMBERED_ENDS)
-        self._just_ended: deque[str] = deque(maxlen=REMEMBERED_ENDS)
+        self._just_ended: deque[JobGlimpse] = deque(maxlen=REMEMBERED_ENDS)
         self._after = 0
 
     def __iter__(self) -> Iterator[LiveJob]:
@@ -92,7 +93,7 @@ class LiveJobs:
             found.append(self._ended.popleft()[0])
         return found
 
-    def just_ended(self) -> list[str]:
+    def just_ended(self) -> list[JobGlimpse]:
         """Jobs that were seen to have ended since this was asked last."""
         found = list(self._just_ended)
         self._just_ended.clear()
@@ -108,7 +109,7 @@ class LiveJobs:
         if change.glimpse.state.terminal:
             self._jobs.pop(job_id, None)
             self._ended.append((job_id, now))
-            self._just_ended.append(job_id)
+            self._just_ended.append(change.glimpse)
             return
         if change.glimpse.state in (State.QUEUED, State.RETRYING):
             self.waiting.add(change.revision, now)

@@ -16,6 +16,7 @@ from subjects.catalog import OperationCatalog
 from subjects.codec import decode, encode
 from subjects.locks import ImageLock, lock_key, lock_of
 from subjects.operations import parameters_of
+from subjects.record import JobGlimpse
 from subjects.spec import JobSpec
 from subjects.topology import REFRESH_SECONDS, Topology
 
@@ -62,20 +63,28 @@ class ImageLocks:
         if spec is None:
             return []
         declaration = self._catalog.declaration_of(spec)
+        if not declaration.writes_images:
+            return []
         paths = declaration.writes(spec, parameters_of(declaration, spec.parameters))
         return [lock_of(spec.pool, each, job_id) for each in paths]
 
-    async def give_back_of(self, job_ids: Sequence[str]) -> None:
+    async def give_back_of(self, jobs: Sequence[JobGlimpse]) -> None:
         """Give back the locks of jobs that have just ended."""
-        for entry in await self._store.find_many(job_ids):
+        writers = [each.job_id for each in jobs if self._may_write(each.operation)]
+        for entry in await self._store.find_many(writers):
             if entry is None or not entry.record.state.terminal:
                 continue
-            # An operation that this scheduler does not know was scheduled by another one, which knows it.
+            # What this scheduler finds unfit was scheduled by another one, which has a newer declaration.
             with contextlib.suppress(InvalidMessage):
                 for lock in self._needed(entry.record.job_id, entry.record.spec):
                     found = await self._connection.get_last(self._stream, self._subject(lock))
                     if found is not None and _readable(found) == lock:
                         await self._give_back(lock_key(lock), found.seq)
+
+    def _may_write(self, operation: str) -> bool:
+        """Most jobs of a busy fleet need not be looked up again only because they have ended."""
+        declaration = self._catalog.get(operation)
+        return declaration is not None and declaration.writes_images
 
     async def sweep(self, clock: dt.datetime) -> None:
         """Look at some hundreds of locks, the next ones each time: those of ended jobs are given back.

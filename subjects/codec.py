@@ -4,7 +4,6 @@ import functools
 import re
 from collections.abc import Hashable
 from itertools import accumulate
-from types import GenericAlias
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -60,14 +59,22 @@ def convert(kind: type[T], value: Any, base: str = "$") -> T:
     """
     if is_deeper(value, MAX_DEPTH):
         raise InvalidMessage(f"nested deeper than {MAX_DEPTH} levels", base)
-    # In a box nothing stands at the root, of which msgspec names no place: then a key could forge one.
-    box: Any = GenericAlias(list, (kind,))
+    key: Any = kind
     try:
-        message: T = msgspec.convert([value], box)[0]
+        message: T = msgspec.convert({"_": value}, _box(key))._
     except msgspec.ValidationError as error:
-        words, _, place = str(error).rpartition("`$[0]")
+        words, _, place = str(error).rpartition("`$._")
         raise InvalidMessage.under(base, f"{words}`${place}") from None
     return message
+
+
+@functools.cache
+def _box(kind: Hashable) -> Any:
+    """In a box nothing stands at the root, of which msgspec names no place: then a key could forge one.
+
+    A struct, since msgspec works out what any other type asks for each time anew.
+    """
+    return msgspec.defstruct("Box", [("_", kind)])
 
 
 def _depth(data: bytes) -> int:

@@ -4,6 +4,7 @@ A lane's name is its capability tokens, sorted and joined with `+`, or `any` for
 every lane whose tokens it has.
 """
 
+import functools
 import re
 from collections.abc import Iterable
 
@@ -37,6 +38,7 @@ def lane_name(needs: Iterable[str]) -> str:
     return "+".join(sorted({check_token(token) for token in needs})) or ANY
 
 
+@functools.lru_cache(1024)
 def lane_needs(lane: str) -> frozenset[str]:
     """Read a lane's name back into its capability tokens; refuse one that is not canonical."""
     needs = frozenset() if lane == ANY else frozenset(lane.split("+"))

@@ -71,6 +71,11 @@ class OperationDeclaration(msgspec.Struct, frozen=True, kw_only=True):
         for token in self.needs.union(self.prefers, *self.needs_if.values()):
             check_token(token)
 
+    @property
+    def writes_images(self) -> bool:
+        """Whether its jobs lock what they are going to write."""
+        return self.writes is not _nothing
+
     def needs_with(self, parameters: Mapping[str, Any]) -> frozenset[str]:
         """What a job with these parameters needs."""
         return self.needs.union(*(more for name, more in self.needs_if.items() if parameters.get(name)))

@@ -86,6 +86,7 @@ class SpecGlimpse(msgspec.Struct, frozen=True):
 
     execution_policy: PolicyGlimpse = PolicyGlimpse()
     limit: dict[str, int] = {}
+    operation: str = ""
 
 
 class JobGlimpse(msgspec.Struct, frozen=True):
@@ -104,6 +105,10 @@ class JobGlimpse(msgspec.Struct, frozen=True):
     @property
     def limit(self) -> dict[str, int]:
         return self.spec.limit if self.spec else {}
+
+    @property
+    def operation(self) -> str:
+        return self.spec.operation if self.spec else ""
 
 
 class OwnerGlimpse(msgspec.Struct, frozen=True):

@@ -37,6 +37,7 @@ ImageFormat = Literal["qcow2", "vmdk", "raw", "vdi", "vhd", "vhdx"]
 Priority = Annotated[int, Meta(ge=1, le=10, description="1 is the most urgent")]
 
 DEFAULT_POOL = "default"
+_CONTAINERS = (dict, list, tuple)
 MAX_PARAMETER_DEPTH = 32
 """Room is left for the record and the messages that a job is embedded in; see `subjects.codec`."""
 MAX_SPEC_BYTES = 256 * 1024
@@ -64,18 +65,16 @@ def keep_utc(message: msgspec.Struct, *fields: str) -> None:
 
 def is_deeper(value: Any, levels: int) -> bool:
     """Whether containers are nested deeper than that; goes level by level, so that no stack is needed."""
-    inside = [value]
+    inside = [value] if isinstance(value, _CONTAINERS) else []
     for _ in range(levels):
-        inside = [inner for each in inside for inner in _contents(each)]
         if not inside:
             return False
-    return any(isinstance(each, (dict, list, tuple)) for each in inside)
+        inside = [inner for each in inside for inner in _contents(each) if isinstance(inner, _CONTAINERS)]
+    return bool(inside)
 
 
-def _contents(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, (list, tuple)) else ()
+def _contents(container: Any) -> Iterable[Any]:
+    return container.values() if isinstance(container, dict) else container
 
 
 class ImageSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ LONGEST_FUNCTION = 60
 NATS_IMPORTS = {
     "h2kbus.answers": "types the answers that it reads",
     "h2kbus.backup": "types the chunks of a stream",
+    "h2kbus.wire": "is the client, with two paths cut short",
     "h2kbus.client_errors": "maps the client's errors",
     "h2kbus.connection": "makes the client's connection",
     "h2kbus.handshake": "reads what the client learnt of the server",

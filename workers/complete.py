@@ -65,6 +65,8 @@ class Settlement:
         log.error("job %s: the bus did not take its outcome; it will be redelivered", lease.job_id)
 
     def _count(self, lease: HeldLease, outcome: Outcome, entry: Entry | None) -> None:
+        if self._observe is unobserved:
+            return
         operation, error, tools = operation_of(lease.entry.record), outcome.error, lease.tools
         if entry is None:
             self._observe(LeaseLost(operation))

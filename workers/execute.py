@@ -79,8 +79,8 @@ async def execute(lease: HeldLease, means: Means) -> Outcome:
 
 
 async def _run(lease: HeldLease, record: JobRecord, means: Means) -> OperationResult:
-    destination = means.site.destination(_spec_of(record).artifacts.output_path)
     if has_history(record):
+        destination = means.site.destination(_spec_of(record).artifacts.output_path)
         await _settle_earlier_attempts(lease, record, destination)
     if lease.publication is not None:
         return lease.publication.result
@@ -118,33 +118,50 @@ async def _settle_earlier_attempts(lease: HeldLease, record: JobRecord, destinat
         )
 
 
+class _Files:
+    """What an attempt does with files: it works in a place of its own, and publishes what it has made."""
+
+    def __init__(self, lease: HeldLease, spec: JobSpec, means: Means) -> None:
+        self._lease = lease
+        self._spec = spec
+        self._means = means
+        self._place: Workplace | None = None
+
+    @contextlib.asynccontextmanager
+    async def workplace(self) -> AsyncIterator[Workplace]:
+        lease, record = self._lease, self._lease.entry.record
+        async with open_workplace(
+            self._destination,
+            record.job_id,
+            lease.terms,
+            lambda: lease.publication is not None,
+            confined=CONFINED in self._means.capabilities,
+        ) as place:
+            self._place = place
+            lease.log_file = place.log.path
+            lease.tools = place.tools
+            place.log.line(f"attempt {record.attempt} of {self._spec.operation} on {record.worker_id}")
+            yield place
+
+    async def publish(self, files: Sequence[StagedFile], result: OperationResult) -> OperationResult:
+        lease, place = self._lease, self._place
+        if place is None:
+            raise RuntimeError("an operation publishes inside of its workplace")
+        lease.publication = await publish(
+            self._destination, place.output, place.private, files, result, lease.guard
+        )
+        return result
+
+    @property
+    def _destination(self) -> Destination:
+        return self._means.site.destination(self._spec.artifacts.output_path)
+
+
 def _context(
     lease: HeldLease, record: JobRecord, declaration: OperationDeclaration, means: Means
 ) -> JobContext:
     spec = _spec_of(record)
-    destination = means.site.destination(spec.artifacts.output_path)
-    places: list[Workplace] = []
-
-    @contextlib.asynccontextmanager
-    async def workplace() -> AsyncIterator[Workplace]:
-        async with open_workplace(
-            destination,
-            record.job_id,
-            lease.terms,
-            lambda: lease.publication is not None,
-            confined=CONFINED in means.capabilities,
-        ) as place:
-            places.append(place)
-            lease.log_file = place.log.path
-            lease.tools = place.tools
-            place.log.line(f"attempt {record.attempt} of {spec.operation} on {record.worker_id}")
-            yield place
-
-    async def publish_all(files: Sequence[StagedFile], result: OperationResult) -> OperationResult:
-        output, private = places[-1].output, places[-1].private
-        lease.publication = await publish(destination, output, private, files, result, lease.guard)
-        return result
-
+    files = _Files(lease, spec, means)
     return JobContext(
         job_id=record.job_id,
         attempt=record.attempt,
@@ -155,8 +172,8 @@ def _context(
         capabilities=means.capabilities,
         site=means.site,
         report=lease.report or _progress_of(record, declaration),
-        workplace=workplace,
-        publish=publish_all,
+        workplace=files.workplace,
+        publish=files.publish,
     )
 
 

@@ -29,13 +29,9 @@ class Profile:
         self, found: WorkerCapabilities, probes: Probes | None, on_change: Callable[[], None]
     ) -> None:
         self.found = found
+        self.capabilities = _proven(found)
         self._probes = probes
         self._on_change = on_change
-
-    @property
-    def capabilities(self) -> frozenset[str]:
-        """The tokens that are proven."""
-        return frozenset(token for token, proven in self.found.capabilities.items() if proven)
 
     async def run(self) -> None:
         """Look again and again, until cancelled. Without probes the first findings stand for ever."""
@@ -48,10 +44,14 @@ class Profile:
 
     def _learn(self, found: WorkerCapabilities) -> None:
         before = self.capabilities
-        self.found = found
+        self.found, self.capabilities = found, _proven(found)
         for token in sorted(self.capabilities - before):
             log.info("capability %s has come: %s", token, found.evidence.get(token, ""))
         for token in sorted(before - self.capabilities):
             log.warning("capability %s is gone: %s", token, found.evidence.get(token, ""))
         if self.capabilities != before:
             self._on_change()
+
+
+def _proven(found: WorkerCapabilities) -> frozenset[str]:
+    return frozenset(token for token, proven in found.capabilities.items() if proven)

@@ -83,7 +83,7 @@ class Worker:
             trust = Trust(keys=trusted_keys, root=topology.grammar.root, pool=found.pool)
         observe = telemetry.observe
         self._claims = Claims(
-            connection, topology, self._describe, self._puller.stand_back, site, trust, observe=observe
+            connection, topology, self._found, self._puller.stand_back, site, trust, observe=observe
         )
         self._lanes = LaneWatch(connection, topology, found.pool, self._on_lanes)
         self._lanes.set_capabilities(self._profile.capabilities)
@@ -242,6 +242,9 @@ class Worker:
         found = self._profile.found
         if not found.capabilities.get(CONFINED):
             log.warning("tools are not confined: %s", found.evidence.get(CONFINED, "it was not probed"))
+
+    def _found(self) -> WorkerCapabilities:
+        return self._profile.found
 
     def _describe(self) -> WorkerCapabilities:
         return msgspec.structs.replace(

@@ -6,17 +6,24 @@ Phases and tools are taken from what the attempt has measured of itself, once it
 import contextlib
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
-from h2kbus.telemetry import Span, Tracer, operation_of
+from h2kbus.telemetry import UNTRACED, Span, Tracer, operation_of
 from workers.execute import Outcome
 from workers.lease import HeldLease
 from workers.process import ToolRun
 from workers.progress import PhaseSpan
 
 
-@contextlib.contextmanager
-def attempt_span(tracer: Tracer, lease: HeldLease, began_ns: int) -> Iterator[Span]:
+def attempt_span(tracer: Tracer, lease: HeldLease, began_ns: int) -> AbstractContextManager[Span]:
     """The span of one attempt, which began when its message was taken up, and inside it the claim's."""
+    if tracer is UNTRACED:
+        return tracer.span("attempt", lease.entry.record.traceparent)
+    return _attempt_span(tracer, lease, began_ns)
+
+
+@contextlib.contextmanager
+def _attempt_span(tracer: Tracer, lease: HeldLease, began_ns: int) -> Iterator[Span]:
     record = lease.entry.record
     with tracer.span(
         "attempt",

@@ -10,10 +10,11 @@ from nats.aio.subscription import Subscription
 from h2kbus import watch
 from h2kbus.connection import Connection, connect
 from h2kbus.errors import PermissionDenied
-from h2kbus.inbox import MessageHandler, denial
+from h2kbus.inbox import denial
 from h2kbus.journal import publish_event
 from h2kbus.settings import ConnectionSettings
 from h2kbus.watch import EventFeed
+from h2kbus.wire import MessageHandler
 from subjects.events import ProgressEvent
 from subjects.states import State
 from subjects.topology import Topology

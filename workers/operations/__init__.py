@@ -1,5 +1,6 @@
 """The operations themselves; each is one class that serves one attempt."""
 
+import functools
 import importlib
 
 from h2kbus.errors import ErrorCode, OperationFailed
@@ -12,13 +13,18 @@ def load_runner(declaration: OperationDeclaration) -> type[Operation]:
 
     Raises OperationFailed with CAPABILITY_MISSING if this worker does not have it.
     """
-    module_name, _, class_name = declaration.runner.partition(":")
+    return _runner(declaration.name, declaration.runner)
+
+
+@functools.lru_cache(256)
+def _runner(name: str, place: str) -> type[Operation]:
+    module_name, _, class_name = place.partition(":")
     try:
         runner = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError) as error:
-        message = f"operation {declaration.name} cannot be loaded from {declaration.runner!r}: {error}"
+        message = f"operation {name} cannot be loaded from {place!r}: {error}"
         raise OperationFailed(ErrorCode.CAPABILITY_MISSING, message) from error
     if not isinstance(runner, type) or not callable(getattr(runner, "run", None)):
-        message = f"{declaration.runner!r} of operation {declaration.name} is no class with a run method"
+        message = f"{place!r} of operation {name} is no class with a run method"
         raise OperationFailed(ErrorCode.CAPABILITY_MISSING, message)
     return runner
