@@ -17,6 +17,7 @@ import msgspec
 from h2kbus.connection import Connection
 from h2kbus.errors import CODES, BusError, ErrorCode, RevisionConflict
 from h2kbus.journal import publish_event
+from h2kbus.slots import Slot
 from h2kbus.store import Entry, JobStore
 from h2kbus.telemetry import AttemptEnded, LeaseLost, Observer, moved, operation_of, unobserved
 from subjects.events import milestone
@@ -45,18 +46,19 @@ class Settlement:
         self._topology = topology
         self._store = JobStore(connection, topology)
 
-    async def settle(self, lease: HeldLease, outcome: Outcome, on_written: Callable[[], None]) -> None:
+    async def settle(self, lease: HeldLease, outcome: Outcome, slot: Slot) -> None:
         """Write what the attempt came to, then tell of it. A cancelled worker still settles what it did.
 
-        `on_written` is called once the record says it: the next job may start while the rest is told.
+        The slot is given back once the record says it: the next job may start while the rest is told.
         """
         with anyio.move_on_after(lease.terms.seconds, shield=True):
             # The last word of progress may be lost; the outcome must not wait for it.
             with contextlib.suppress(BusError):
                 await lease.send_progress()
             await lease.close()
+            slot.end_soon()
             entry = await self._write(lease, outcome)
-            on_written()
+            slot.give_back()
             self._count(lease, outcome, entry)
             if entry is not None:
                 await self._conclude(lease, entry.record)

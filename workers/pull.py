@@ -3,6 +3,7 @@
 import random
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 import anyio
@@ -22,16 +23,25 @@ FAILED_PAUSE_SECONDS: Final = 1.0
 
 
 class LanePuller:
-    """Takes jobs from the lanes of one worker."""
+    """Takes jobs from the lanes of one worker.
 
-    def __init__(self, connection: Connection, topology: Topology) -> None:
+    Each is offered to `accept` as it comes; one that is not taken goes back at once, for another worker.
+    """
+
+    def __init__(
+        self, connection: Connection, topology: Topology, accept: Callable[[Delivery], bool]
+    ) -> None:
         self._inbox = PullInbox(connection, topology.jobs_stream, self._on_delivery, self._on_end)
+        self._accept = accept
         self._capabilities: frozenset[str] = frozenset()
         self._lanes: tuple[LaneAnnouncement, ...] = ()
+        self._consumers: frozenset[str] = frozenset()
         self._parks: dict[str, Pull] = {}
         self._resting: dict[str, float] = {}
         self._modest: dict[str, float] = {}
-        self._arrived: deque[Delivery] = deque()
+        self._brought = 0
+        self._surplus: deque[Delivery] = deque()
+        self._has_surplus = anyio.Event()
         self._wake = anyio.Event()
         self.backlog = False
 
@@ -44,6 +54,7 @@ class LanePuller:
         What a long pull still brings from another lane is given back.
         """
         self._lanes = lanes
+        self._consumers = frozenset(lane.consumer for lane in lanes)
         self._capabilities = capabilities
         self._wake.set()
 
@@ -51,34 +62,46 @@ class LanePuller:
         """Let others go first on the lane that brought a job for which there was no room here."""
         self._modest[consumer] = time.monotonic() + MODEST_SECONDS
 
-    async def next(self, free: int) -> list[Delivery]:
-        """Jobs for `free` slots; may be none when something else has changed.
-
-        What has arrived beyond `free` is given back at once, for another worker.
-        """
-        if not self._arrived:
-            await self._sweep(free)
-        self.backlog = len(self._arrived) >= free
-        if not self._arrived:
+    async def fill(self, room: int) -> None:
+        """Pull jobs for so many slots; returns when it has brought some, or when something has changed."""
+        before = self._brought
+        await self._sweep(room)
+        self.backlog = self._brought - before >= room
+        if self._brought == before:
             # Only what happens from here on is news: the sweep's own pulls have ended by now.
             self._wake = anyio.Event()
             await self._park()
             with anyio.move_on_after(FAILED_PAUSE_SECONDS if self._resting else PARK_SECONDS[0]):
                 await self._wake.wait()
-        return await self._collect(free)
+
+    async def give_back(self) -> None:
+        """Give back what is not taken, as it comes, until cancelled.
+
+        A long pull brings a job to a worker that has become busy meanwhile: it must not wait there.
+        """
+        while True:
+            await self._has_surplus.wait()
+            self._has_surplus = anyio.Event()
+            await self._give_back_surplus()
 
     async def close(self) -> None:
         """Take back every pull, and give back what they have brought meanwhile."""
         await self._inbox.close()
-        await self._collect(0)
+        await self._give_back_surplus()
 
-    async def _sweep(self, free: int) -> None:
+    async def _give_back_surplus(self) -> None:
+        with anyio.CancelScope(shield=True):
+            while self._surplus:
+                await self._surplus.popleft().nak()
+
+    async def _sweep(self, room: int) -> None:
         """Ask lane by lane, most urgent first, and stop at the first that has something."""
+        before = self._brought
         for lane in self._lanes:
-            request = PullRequest(batch=free, no_wait=True, group=PULL_GROUP, priority=self._priority(lane))
+            request = PullRequest(batch=room, no_wait=True, group=PULL_GROUP, priority=self._priority(lane))
             pull = await self._inbox.send(lane.consumer, request)
             await pull.wait()
-            if self._arrived:
+            if self._brought > before:
                 return
 
     async def _park(self) -> None:
@@ -100,26 +123,11 @@ class LanePuller:
             batch=1, expires=int(seconds * SECOND), group=PULL_GROUP, priority=self._priority(lane)
         )
 
-    async def _collect(self, free: int) -> list[Delivery]:
-        """Take what fits. Nothing is taken before the last await, so that a cancellation loses nothing."""
-        # Another one may arrive during the await, so what was the last one may not be the last any more.
-        while (surplus := self._surplus(free)) is not None:
-            await surplus.nak()
-            self._arrived.remove(surplus)
-        kept = list(self._arrived)
-        self._arrived.clear()
-        return kept
-
-    def _surplus(self, free: int) -> Delivery | None:
-        """What has to be given back: from a lane that is not served any more, or more than fits."""
-        served = {lane.consumer for lane in self._lanes}
-        for delivery in self._arrived:
-            if delivery.consumer not in served:
-                return delivery
-        return self._arrived[-1] if len(self._arrived) > free else None
-
     def _on_delivery(self, delivery: Delivery) -> None:
-        self._arrived.append(delivery)
+        self._brought += 1
+        if delivery.consumer not in self._consumers or not self._accept(delivery):
+            self._surplus.append(delivery)
+            self._has_surplus.set()
         self._wake.set()
 
     def _on_end(self) -> None:

@@ -40,6 +40,8 @@ from workers.trust import Trust
 log = logging.getLogger("h2kbus.worker")
 
 PAUSE_SECONDS: Final = 0.5
+PROMISE_SECONDS: Final = 1.0
+"""A job that was pulled for a slot that is about to be free goes back if that takes longer than this."""
 GATHER_SECONDS: Final = 0.002
 """While jobs wait, slots that become free within this time are filled by one pull."""
 
@@ -71,13 +73,13 @@ class Worker:
         self._profile = Profile(found, probes, self._on_capabilities)
         self._worker_id = found.worker_id
         self._slots = Slots(found.max_concurrent_jobs)
-        # A job whose end is being told has given back its slot already.
-        self._crew = Crew(2 * found.max_concurrent_jobs, self._work)
+        # A job whose end is being told has given back its slot already, and one that was pulled waits for it.
+        self._crew = Crew(3 * found.max_concurrent_jobs, self._work)
         self._keeper = LeaseKeeper()
         self._draining = False
         self._cordoned = False
         self._settlement = Settlement(connection, topology, telemetry.observe)
-        self._puller = LanePuller(connection, topology)
+        self._puller = LanePuller(connection, topology, self._accept)
         trust = None
         if trusted_keys is not None:
             trust = Trust(keys=trusted_keys, root=topology.grammar.root, pool=found.pool)
@@ -110,6 +112,7 @@ class Worker:
             background.start_soon(self._lanes.run)
             background.start_soon(self._registry.run)
             background.start_soon(self._keeper.run)
+            background.start_soon(self._puller.give_back)
             background.start_soon(self._listen)
             background.start_soon(self._orders.run)
             background.start_soon(self._profile.run)
@@ -132,21 +135,23 @@ class Worker:
 
     async def _pump(self) -> None:
         while True:
-            free = await self._slots.wait_free()
+            room = await self._slots.wait_coming()
             if self._puller.backlog:
                 with anyio.move_on_after(GATHER_SECONDS):
-                    await self._slots.wait_free((self._slots.limit + 1) // 2)
-                free = self._slots.free
-            for delivery in await self._pull(free):
-                self._crew.give((delivery, self._slots.take()))
+                    await self._slots.wait_coming((self._slots.limit + 1) // 2)
+                room = self._slots.coming
+            try:
+                await self._puller.fill(room)
+            except BusError as error:
+                log.warning("cannot pull jobs: %s", error)
+                await anyio.sleep(PAUSE_SECONDS)
 
-    async def _pull(self, free: int) -> list[Delivery]:
-        try:
-            return await self._puller.next(free)
-        except BusError as error:
-            log.warning("cannot pull jobs: %s", error)
-            await anyio.sleep(PAUSE_SECONDS)
-            return []
+    def _accept(self, delivery: Delivery) -> bool:
+        """Take a job that has been pulled if there is a slot for it, or will be in a moment."""
+        slot = None if self._draining else self._slots.reserve()
+        if slot is not None:
+            self._crew.give((delivery, slot))
+        return slot is not None
 
     async def _work(self, work: tuple[Delivery, Slot]) -> None:
         """One job, from its message to its settlement. The edge where what went wrong is logged."""
@@ -156,12 +161,21 @@ class Worker:
             self._telemetry.observe(Redelivered("jobs"))
         with slot, bound(job_id=job_id):
             try:
-                if not self._keeper.holds(job_id):
+                if not await self._is_there(slot):
+                    await delivery.nak()
+                elif not self._keeper.holds(job_id):
                     await self._run(delivery, slot)
             except H2KBusError as error:
                 log.warning("%s comes again: %s (%s)", delivery.subject, error, error.error_code)
             except Exception:
                 log.exception("%s met a defect; it comes again", delivery.subject)
+
+    async def _is_there(self, slot: Slot) -> bool:
+        """Whether the slot has become free; its last holder's outcome may be slow to be written."""
+        if not slot.is_ready:
+            with anyio.move_on_after(PROMISE_SECONDS):
+                await slot.wait_ready()
+        return slot.is_ready and not self._draining
 
     async def _run(self, delivery: Delivery, slot: Slot) -> None:
         began_ns = time.time_ns()
@@ -181,7 +195,7 @@ class Worker:
         outcome = await upload_log(self._connection, self._topology, lease, outcome, self._site)
         add_steps(span, lease, outcome)
         with settle_span(span):
-            await self._settlement.settle(lease, outcome, slot.give_back)
+            await self._settlement.settle(lease, outcome, slot)
 
     async def _tell_claim(self, lease: HeldLease) -> None:
         """Say at once that the job runs. Unconfirmed: the next event would make up for a lost one."""

@@ -18,6 +18,7 @@ from h2kbus.cli.output import print_line
 from h2kbus.client import Bus
 from h2kbus.connection import connect
 from h2kbus.provision import provision
+from h2kbus.pull import Delivery
 from h2kbus.settings import ConnectionSettings
 from scheduler.lanes import LaneRegistry
 from subjects.grammar import Grammar
@@ -204,16 +205,21 @@ async def _order(bus: Bus) -> None:
     ids = [each async for each in bus.submit_many(specs)]
     for job_id in ids:
         await bus.verdict(job_id)
-    puller = LanePuller(bus.connection, bus.topology)
+    taken: list[Delivery] = []
+
+    def accept(delivery: Delivery) -> bool:
+        taken.append(delivery)
+        return True
+
+    puller = LanePuller(bus.connection, bus.topology, accept)
     lanes = await bus.lanes()
     served = sorted((lane for lane in lanes if lane.pool == "default"), key=lambda lane: lane.priority)
     await puller.open()
     puller.serve(tuple(served), frozenset({"qemu-img"}))
-    priorities: list[int] = []
-    while len(priorities) < 2 * SAMPLE:
-        taken = await puller.next(10)
-        priorities += [bus.grammar.parse_job(each.subject).priority for each in taken]
+    while len(taken) < 2 * SAMPLE:
+        await puller.fill(10)
     await puller.close()
+    priorities = [bus.grammar.parse_job(each.subject).priority for each in taken]
     expected = [URGENT] * SAMPLE + [PRIORITIES[0]] * SAMPLE
     words = "in order" if priorities == expected else "NOT in order"
     print_line(f"{SAMPLE} urgent jobs that came last, and the {SAMPLE} next after them: {words}")
