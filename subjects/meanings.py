@@ -46,7 +46,7 @@ _OF_JOBS: Final[Mapping[type[msgspec.Struct], Mapping[str, Meaning]]] = {
     ExecutionPolicy: {
         "retry_count": ("Further attempts after one that failed with a retryable code.", 2),
         "timeout_seconds": ("The longest that one attempt may take.", 7200),
-        "idempotent": ("Whether a job may start again whose worker was lost.", True),
+        "idempotent": ("Whether it may start a second time at all, as `retry_count` allows.", True),
         "priority": ("1 is the most urgent; within a worker it is strict.", 5),
         "deadline": ("A job that has not ended by then FAILED; by the server's clock.", _LATER),
         "not_before": ("A job does not start before. By the server's clock.", _NOW),

@@ -22,14 +22,23 @@ from subjects.topology import Topology
 from tests.conftest import REHEARSE, REPOSITORY, Program, environment, read_ready, rehearsal
 
 ANY_CLIENT = "docs/any-nats-client.md"
-DOCUMENTS = (
-    "README.md",
-    "docs/guide.md",
-    "docs/metrics.md",
-    "docs/tracing-and-logs.md",
-    "docs/reference/README.md",
-    "CONTRIBUTING.md",
-    ANY_CLIENT,
+
+
+def documents_of(repository: Path) -> list[Path]:
+    """Everything that is written for readers, but the records of decisions and of changes."""
+    written = (path for path in (repository / "docs").rglob("*.md") if path.parent.name != "decisions")
+    return [repository / "README.md", repository / "CONTRIBUTING.md", *written]
+
+
+ELSEWHERE = {
+    "docs/tutorial.md": "tests/test_tutorial.py runs it as one session",
+    "docs/plug-ins.md": "tests/test_plug_ins.py installs its package and runs it",
+}
+"""Documents whose commands are run by another test."""
+DOCUMENTS = sorted(
+    name
+    for name in (str(path.relative_to(REPOSITORY)) for path in documents_of(REPOSITORY))
+    if name not in ELSEWHERE
 )
 BLOCK = re.compile(r"^```(\w+)( \w+)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -53,7 +62,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Program:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize("document", [each for each in DOCUMENTS if blocks(each, "sh")])
 def test_commands_run_as_they_stand(reader: Program, document: str) -> None:
     words = ("up", "--json", "--port", "0", "--data-dir", reader.place / "bus", "--operations", REHEARSE)
     with reader.started(*words) as process:
@@ -84,16 +93,12 @@ def test_servers_start_as_they_stand(reader: Program, document: str, block: str)
         assert any("ready at nats://127.0.0.1:" in line for line in process.stderr)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize("document", [each for each in DOCUMENTS if blocks(each, "python")])
 def test_python_runs_as_it_stands(reader: Program, document: str) -> None:
     words = ("up", "--json", "--port", "0", "--data-dir", reader.place / "bus")
-    programs = blocks(document, "python")
-    if not programs:
-        assert document != "README.md"
-        return
     with reader.started(*words) as process:
         url = read_ready(process)["url"]
-        for text in programs:
+        for text in blocks(document, "python"):
             here = text.replace("nats://127.0.0.1:4222", url).replace("/images", str(reader.place))
             done = subprocess.run(
                 [sys.executable, "-c", here],
