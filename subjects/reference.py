@@ -21,7 +21,6 @@ _BOUNDS: Final = (
     ("minimum", "from {}"),
     ("exclusiveMinimum", "above {}"),
     ("maximum", "to {}"),
-    ("minLength", "at least {} characters"),
     ("maxLength", "at most {} characters"),
     ("maxProperties", "at most {} names"),
     ("pattern", "`{}`"),
@@ -117,14 +116,13 @@ def _struct(name: str, schemas: Schema) -> Iterator[str]:
         yield f"Schema: [{file_stem(name)}.schema.json]({file_stem(name)}.schema.json)"
     required = schema["required"]
     yield _table(
-        ("field", "meaning", "type and range", "default", "example"),
+        ("field", "meaning", "type and range", "default"),
         (
             (
                 f"`{field}`",
                 its["description"],
                 _type(its),
                 "required" if field in required else _default(its),
-                _code(its["examples"][0]) if "examples" in its else "",
             )
             for field, its in schema["properties"].items()
         ),
@@ -147,7 +145,8 @@ def _type(schema: Schema) -> str:
         return f"list of {_type(schema['items'])}"
     if kind == "object" and schema.get("additionalProperties"):
         kind = f"object of {_type(schema['additionalProperties'])}"
-    bounds = [words.format(schema[bound]) for bound, words in _BOUNDS if bound in schema]
+    bounds = ["not empty"] if schema.get("minLength") == 1 else []
+    bounds += [words.format(schema[bound]) for bound, words in _BOUNDS if bound in schema]
     return ", ".join([kind, *bounds])
 
 
@@ -208,6 +207,8 @@ def _link(name: str) -> str:
 
 
 def _default(schema: Schema) -> str:
+    if isinstance(schema.get("default"), dict) and schema["default"]:
+        return "all defaults"
     return _code(schema["default"]) if "default" in schema else ""
 
 

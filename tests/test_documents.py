@@ -27,7 +27,7 @@ SHOWN: Final = {"", "text", "json", "toml", "mermaid"}
 RUN: Final = {"sh", "sh up", "python", "js"}
 """Kinds of blocks that a test runs: tests/test_docs.py, test_tutorial.py, test_plug_ins.py."""
 NOT_RUN: Final = {
-    "docs/any-nats-client.md": "the `nats` program is not installed; test_docs.py holds its words to the contract",
+    "docs/any-nats-client.md": "the `nats` program is not installed; test_docs.py checks what they name",
 }
 """Documents with indented commands that no test runs, and why."""
 GROUP: Any = typer.main.get_command(app)
@@ -127,29 +127,42 @@ def test_a_command_or_an_option_that_is_not_there_is_found() -> None:
     assert unknown(["--url", "nats://a", "dead", "show", "7", "--json"]) is None
 
 
-def rows(heading: str) -> list[list[str]]:
-    """The cells of a table of the page of settings, without their backticks."""
+def tables(heading: str) -> list[list[list[str]]]:
+    """The tables below a heading of the page of settings: their rows' cells, without backticks."""
     section = (DOCS / "configuration.md").read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
-    lines = [line for line in section.splitlines() if line.startswith("| ")][2:]
-    return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines]
+    return [
+        [
+            [cell.strip().replace("`", "") for cell in line.strip("|").split("|")]
+            for line in table.splitlines()[2:]
+        ]
+        for table in section.split("\n\n")
+        if table.lstrip().startswith("|")
+    ]
 
 
-def test_every_setting_of_the_connection_is_documented_with_its_variables_and_its_default() -> None:
-    options = {each.name: each.opts[0] for each in GROUP.params}
-    theirs = {ours: field for field, ours in IN_CONTEXTS.items()}
+def test_every_setting_of_the_connection_is_documented_with_its_default() -> None:
+    described, _ = tables("The connection")
     expected = [
         [
-            field.name,
-            options.get(field.name, ""),
             f"H2KBUS_{field.name.upper()}",
-            OF_NATS.get(field.name, ""),
-            theirs.get(field.name, ""),
             "" if field.default is None else msgspec.json.encode(field.default).decode().strip('"'),
         ]
         for field in msgspec.structs.fields(ConnectionSettings)
     ]
-    assert [row[:6] for row in rows("The connection")] == expected
-    assert all(row[6] for row in rows("The connection"))
+    assert [row[:2] for row in described] == expected
+    assert all(row[2] for row in described)
+
+
+def test_every_name_that_a_setting_has_elsewhere_is_documented() -> None:
+    _, named = tables("The connection")
+    options = {each.name: each.opts[0] for each in GROUP.params}
+    theirs = {ours: field for field, ours in IN_CONTEXTS.items()}
+    expected = [
+        [f"H2KBUS_{name.upper()}", *(names.get(name, "") for names in (options, OF_NATS, theirs))]
+        for name in ConnectionSettings.__struct_fields__
+        if name in options or name in OF_NATS or name in theirs
+    ]
+    assert named == expected
 
 
 def test_every_variable_of_a_process_is_documented_with_its_option_and_its_commands() -> None:
@@ -159,7 +172,7 @@ def test_every_variable_of_a_process_is_documented_with_its_option_and_its_comma
             if each.envvar:
                 expected.setdefault(each.envvar, (each.opts[0], []))[1].append(command)
     documented = {
-        row[0]: (row[1], sorted(re.findall(r"\w+", row[2]))) for row in rows("Schedulers and workers")
+        row[0]: (row[1], sorted(re.findall(r"\w+", row[2]))) for row in tables("Schedulers and workers")[0]
     }
     ours = {name: told for name, told in documented.items() if name.startswith("H2KBUS_")}
     assert ours == expected

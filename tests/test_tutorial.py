@@ -64,7 +64,8 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     path = f"{REPOSITORY / '.venv' / 'bin'}:{environment()['PATH']}"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", session(bus, free_port())],
-        check=False, cwd=place, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=500,
+        check=False, cwd=place, text=True, timeout=500,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env=environment(HOME=str(place), USER="you", PATH=path, H2KBUS_URL=f"nats://127.0.0.1:{bus}"),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:]
