@@ -1,9 +1,11 @@
 """The tutorial is one session of a shell: its commands run in order, and print what it shows."""
 
+import contextlib
+import os
 import re
+import signal
 import socket
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -62,15 +64,21 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """What each step of one whole session printed."""
     place, bus = tmp_path_factory.mktemp("newcomer"), free_port()
     path = f"{REPOSITORY / '.venv' / 'bin'}:{environment()['PATH']}"
-    done = subprocess.run(
+    with subprocess.Popen(
         ["bash", "-euo", "pipefail", "-c", session(bus, free_port())],
-        check=False, cwd=place, text=True, timeout=500,
+        cwd=place, text=True, start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env=environment(HOME=str(place), USER="you", PATH=path, H2KBUS_URL=f"nats://127.0.0.1:{bus}"),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-4000:]
-    assert [each.name for each in Path(place).iterdir() if not each.name.startswith(".")] == []
-    return re.split(rf"^{MARK}\d+\n", done.stdout, flags=re.MULTILINE)[1:]
+    ) as shell:  # fmt: skip
+        try:
+            output, _ = shell.communicate(timeout=500)
+        finally:
+            # A session that was cut short leaves its bus and its workers behind.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(shell.pid, signal.SIGKILL)
+    assert shell.returncode == 0, output[-4000:]
+    assert [each.name for each in place.iterdir() if not each.name.startswith(".")] == []
+    return re.split(rf"^{MARK}\d+\n", output, flags=re.MULTILINE)[1:]
 
 
 def test_whole_session_runs_and_every_step_prints_what_is_shown(printed: list[str]) -> None:
