@@ -89,5 +89,5 @@ lock: $(READY) ## Write the lock files again; UPGRADE=1 takes the newest version
 	$(LOCK) --extra embedded --extra auth --extra metrics --extra tracing --constraint requirements/dev.lock --output-file requirements/runtime.lock pyproject.toml
 
 clean: ## Remove the environment, caches and build products
-	rm -rf .venv web/node_modules tests/foreign/node_modules tests/web/screenshots .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* build dist *.egg-info
+	rm -rf .venv artifacts web/node_modules tests/foreign/node_modules tests/web/screenshots .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* build dist *.egg-info
 	find h2kbus subjects workers scheduler tests -name __pycache__ -prune -exec rm -rf {} +
