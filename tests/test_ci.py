@@ -9,6 +9,9 @@ import pytest
 from tests.conftest import REPOSITORY, environment
 
 
+SHOTS = "tests/web/screenshots"
+
+
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """A repository whose `make` takes a picture, and whose tests fail where `broken` lies."""
@@ -16,14 +19,8 @@ def clone(tmp_path: Path) -> Path:
     shutil.copy(REPOSITORY / ".ci" / "run", tmp_path / ".ci" / "run")
     make = tmp_path / "bin" / "make"
     make.parent.mkdir()
-    make.write_text(
-        "#!/bin/sh
-mkdir -p tests/web/screenshots
-"
-        'echo "$1" >> tests/web/screenshots/seen
-test ! -e broken
-'
-    )
+    lines = ("#!/bin/sh", f"mkdir -p {SHOTS}", f'echo "$1" >> {SHOTS}/seen', "test ! -e broken")
+    make.write_text("\n".join(lines) + "\n")
     make.chmod(0o755)
     return tmp_path
 
