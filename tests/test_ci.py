@@ -8,7 +8,6 @@ import pytest
 
 from tests.conftest import REPOSITORY, environment
 
-
 SHOTS = "tests/web/screenshots"
 
 
