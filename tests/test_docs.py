@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -50,14 +51,21 @@ def blocks(document: str, language: str, mark: str = "") -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> Program:
-    """A directory as a reader of the documents would have it: a disk, some job files, the program on PATH."""
-    place = tmp_path_factory.mktemp("reader")
-    convert_sample(make_disk(place / "disk.raw", size_mib=32, content_mib=2), place / "disk.vmdk", "vmdk")
-    (place / "job.json").write_bytes(encode(rehearsal(job_id="from-the-docs")))
-    (place / "jobs.jsonl").write_bytes(b"\n".join(encode(rehearsal()) for _ in range(20)))
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("disk")
+    return convert_sample(
+        make_disk(place / "disk.raw", size_mib=32, content_mib=2), place / "disk.vmdk", "vmdk"
+    )
+
+
+@pytest.fixture
+def reader(disk: Path, tmp_path: Path) -> Program:
+    """A directory as a reader of one document would have it: a disk, some job files, the program on PATH."""
+    shutil.copy(disk, tmp_path)
+    (tmp_path / "job.json").write_bytes(encode(rehearsal(job_id="from-the-docs")))
+    (tmp_path / "jobs.jsonl").write_bytes(b"\n".join(encode(rehearsal()) for _ in range(20)))
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-    return Program(environment(HOME=str(place), USER="tester", PATH=path), place)
+    return Program(environment(HOME=str(tmp_path), USER="tester", PATH=path), tmp_path)
 
 
 @pytest.mark.slow
