@@ -79,7 +79,7 @@ def test_commands_run_as_they_stand(reader: Program, document: str) -> None:
             done = subprocess.run(
                 ["bash", "-euo", "pipefail", "-c", make_only_shown(block)],
                 check=False, cwd=reader.place, env={**reader.environment, "H2KBUS_URL": url},
-                capture_output=True, text=True, timeout=240,
+                capture_output=True, text=True, timeout=400,
             )  # fmt: skip
             assert done.returncode == 0, f"{block}\n{done.stderr}"
 
