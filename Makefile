@@ -70,12 +70,14 @@ fuzz: $(READY) ## Put mutated images through inspect and convert; ARGS="--mutant
 	$(BIN)/python -m tests.security.fuzz $(ARGS)
 
 audit: $(READY) ## Ask the advisory service about every locked package
-	$(BIN)/python .ci/audit.py requirements/build.lock requirements/dev.lock
+	$(BIN)/python .ci/audit.py requirements/build.lock requirements/dev.lock \
+		web/package-lock.json tests/foreign/package-lock.json
 
 sbom: $(READY) ## Write dist/h2kbus.cdx.json: what an installation of h2kbus is made of (CycloneDX)
 	mkdir -p dist
 	$(BIN)/cyclonedx-py requirements --output-reproducible --pyproject pyproject.toml --mc-type application \
 		--of JSON --output-file dist/h2kbus.cdx.json requirements/runtime.lock
+	$(BIN)/python .ci/page_bill.py web/package-lock.json dist/h2kbus.cdx.json
 
 manual: $(READY) ## Write docs/cli.md: the manual of all commands
 	$(BIN)/h2kbus manual > docs/cli.md
@@ -87,5 +89,5 @@ lock: $(READY) ## Write the lock files again; UPGRADE=1 takes the newest version
 	$(LOCK) --extra embedded --extra auth --extra metrics --extra tracing --constraint requirements/dev.lock --output-file requirements/runtime.lock pyproject.toml
 
 clean: ## Remove the environment, caches and build products
-	rm -rf .venv web/node_modules tests/foreign/node_modules tests/web/screenshots .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* build dist *.egg-info
+	rm -rf .venv artifacts web/node_modules tests/foreign/node_modules tests/web/screenshots .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* build dist *.egg-info
 	find h2kbus subjects workers scheduler tests -name __pycache__ -prune -exec rm -rf {} +

@@ -87,7 +87,7 @@ CODES: Mapping[ErrorCode, CodeInfo] = {
     ErrorCode.DUPLICATE_JOB: CodeInfo(False, "Choose another job_id, or leave it out to get a new one."),
     ErrorCode.SIGNATURE_MISSING: CodeInfo(False, "Submit it with --sign-key and a trusted key."),
     ErrorCode.SIGNATURE_INVALID: CodeInfo(False, "Sign it anew, with a key that the workers trust."),
-    ErrorCode.QUOTA_EXCEEDED: CodeInfo(True, "Submit it again later; `h2kbus quota` shows what is allowed."),
+    ErrorCode.QUOTA_EXCEEDED: CodeInfo(True, "Submit it again later; `h2kbus quotas` shows what is allowed."),
     ErrorCode.JOB_NOT_FOUND: CodeInfo(False, "Check the id with `h2kbus ls`; finished jobs expire."),
     ErrorCode.JOB_FINISHED: CodeInfo(False, "Run it again as a new job with `h2kbus retry`."),
     ErrorCode.WORKER_NOT_FOUND: CodeInfo(False, "List the live workers with `h2kbus workers`."),

@@ -5,7 +5,7 @@ Everything is generated from the structs, the grammar and the topology; nothing 
 
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -18,6 +18,9 @@ from subjects.fleet import LaneAnnouncement, WorkerCapabilities, WorkerOrder
 from subjects.grammar import DEFAULT_ROOT, MAX_LANE, Grammar
 from subjects.limits import Ceiling, Place
 from subjects.locks import ImageLock
+from subjects.meanings import explained, meanings
+from subjects.parameter_meanings import Meaning
+from subjects.permissions import INVALID_JOB, Role, grants, narrower
 from subjects.quota import Quota, Refusal
 from subjects.record import DeadLetter, JobRecord, LaneMessage
 from subjects.result import JobResult
@@ -52,6 +55,7 @@ _PRINTABLE: Final = r"^[^.*>\s]{1,128}$"
 _ID: Final = r"^[A-Za-z0-9_-]{1,128}$"
 _POOL: Final = r"^[a-z0-9-]{1,32}$"
 
+_SOMEBODY: Final = "somebody"
 _TRACED: Final = frozenset({"JobSpec", "RetryCommand"})
 """The messages that begin a job, and may come with the trace that it belongs to."""
 _TRACE_HEADERS: Final = {
@@ -105,7 +109,7 @@ def json_schema(message: type[msgspec.Struct]) -> dict[str, Any]:
     """One message's JSON Schema (2020-12), complete in itself."""
     definitions = _definitions([message], "#/$defs/{name}")
     body = definitions.pop(message.__name__)
-    head = {"$schema": DIALECT, "$id": f"urn:h2kbus:v1:{_kebab(message.__name__)}"}
+    head = {"$schema": DIALECT, "$id": f"urn:h2kbus:v1:{file_stem(message.__name__)}"}
     return {**head, **body, **({"$defs": definitions} if definitions else {})}
 
 
@@ -120,11 +124,11 @@ def asyncapi(root: str = DEFAULT_ROOT) -> dict[str, Any]:
             "title": "h2kbus",
             "version": CONTRACT_VERSION,
             "description": "Virtual-machine disk jobs over NATS JetStream. Every payload is JSON; times are "
-            "RFC 3339 with an offset. Readers ignore fields that they do not know.",
+            "RFC 3339; one without an offset is UTC. Readers ignore fields that they do not know.",
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/json",
-        "channels": {channel.name: _channel(channel) for channel in told},
+        "channels": {channel.name: _channel(channel, topology) for channel in told},
         "operations": _operations(told),
         "components": {
             "messages": _messages({channel.message for channel in told}),
@@ -135,14 +139,7 @@ def asyncapi(root: str = DEFAULT_ROOT) -> dict[str, Any]:
     }
 
 
-def documents() -> dict[str, str]:
-    """The reference files under the default root: each name and its exact text."""
-    schemas = {f"{_kebab(message.__name__)}.schema.json": json_schema(message) for message in MESSAGES}
-    every = {"asyncapi.json": asyncapi(), **schemas}
-    return {name: msgspec.json.format(_text(every[name]), indent=2) + "\n" for name in sorted(every)}
-
-
-def _channel(channel: Channel) -> dict[str, Any]:
+def _channel(channel: Channel, topology: Topology) -> dict[str, Any]:
     names = sorted(re.findall(r"\{(\w+)\}", channel.address))
     return {
         "address": channel.address,
@@ -151,7 +148,18 @@ def _channel(channel: Channel) -> dict[str, Any]:
         "parameters": {name: _ref("components", "parameters", name) for name in names},
         "bindings": {"nats": {}},
         **({"x-jetstream-stream": channel.stream} if channel.stream else {}),
+        "x-publishing-roles": _publishing_roles(channel, topology),
     }
+
+
+def _publishing_roles(channel: Channel, topology: Topology) -> list[str]:
+    """The roles whose rights let a user of that name publish here."""
+    subject = re.sub(r"\{\w+\}", _SOMEBODY, channel.address.replace("{reason}", INVALID_JOB))
+    return [
+        role.value
+        for role in Role
+        if any(narrower(each, subject) == subject for each in grants(topology, role, _SOMEBODY).publish)
+    ]
 
 
 def _operations(told: Iterable[Channel]) -> dict[str, Any]:
@@ -226,7 +234,19 @@ def _jetstream(topology: Topology) -> dict[str, Any]:
 def _definitions(messages: Iterable[type[msgspec.Struct]], ref_template: str) -> dict[str, Any]:
     """The schemas of some messages and of all that they refer to, by name."""
     _, found = msgspec.json.schema_components(messages, ref_template=ref_template)
+    for kind in (*explained(), *MESSAGES):
+        _explain(found.get(kind.__name__, {}), meanings(kind))
     return {name: _portable(found[name]) for name in sorted(found)}
+
+
+def _explain(schema: dict[str, Any], meant: Mapping[str, Meaning]) -> None:
+    """Give each field its meaning and its example."""
+    for name, (words, *examples) in meant.items():
+        if name in schema.get("properties", {}):
+            schema["properties"][name] |= {
+                "description": words,
+                **({"examples": examples} if examples else {}),
+            }
 
 
 def _portable(node: Any) -> Any:
@@ -255,9 +275,6 @@ def _summary(message: type[msgspec.Struct]) -> str:
     return inspect.cleandoc(message.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
 
 
-def _kebab(name: str) -> str:
+def file_stem(name: str) -> str:
+    """A message's name as that of its file: `job-spec` for JobSpec."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower()
-
-
-def _text(document: dict[str, Any]) -> str:
-    return msgspec.json.encode(document).decode()

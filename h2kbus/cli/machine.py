@@ -50,7 +50,7 @@ def schema(
 
     JSON Schemas of every message, and an AsyncAPI 3 document.
     """
-    from subjects.schema import documents
+    from subjects.reference import documents
 
     files = documents()
     if output is not None:

@@ -18,7 +18,7 @@ _HEAD: Final = """\
 <!-- Made by `h2kbus manual`: change the commands' own words, and `make manual` writes this anew. -->
 
 `h2kbus COMMAND --help` shows the same in a terminal. Results go to stdout, everything for people's eyes to
-stderr. How the commands are used together stands in the [guide](guide.md).
+stderr. How they are used together stands in the [how-to guides](README.md#how-to-guides).
 """
 _ERRORS: Final = """\
 An error is one line: its code, what happened, and what to do. The codes are those of job results; they never

@@ -7,10 +7,15 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from h2kbus import embedded
 from h2kbus.cli import doctor
@@ -99,6 +104,67 @@ def test_ignored_advisories_of_this_project_have_reasons(tmp_path: Path) -> None
     assert audit(tmp_path, saying(tmp_path, SOUND)).returncode == 0
 
 
+class Advisories(BaseHTTPRequestHandler):
+    """OSV, as it answers a batch of questions: `preact` has an advisory, nothing else has."""
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["queries"]
+        assert {each["package"]["ecosystem"] for each in asked} == {"npm"}
+        found = [{"id": "GHSA-3", "modified": "2026-11-25T00:00:00Z"}]
+        results = [{"vulns": found} if each["package"]["name"] == "preact" else {} for each in asked]
+        answer = json.dumps({"results": results}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def osv() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Advisories) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/v1/querybatch"
+        server.shutdown()
+        thread.join()
+
+
+def audit_npm(place: Path, osv: str, *names: str) -> "subprocess.CompletedProcess[str]":
+    packages = {f"node_modules/{name}": {"version": "1.0.0"} for name in names}
+    lock = place / "package-lock.json"
+    lock.write_text(json.dumps({"packages": {"": {"name": "ours"}, **packages}}))
+    argv = [sys.executable, str(AUDIT), "--osv", osv, "--deadline", "5", str(lock)]
+    return subprocess.run(
+        argv, check=False, capture_output=True, text=True, timeout=60, env=environment(no_proxy="127.0.0.1")
+    )
+
+
+def test_known_vulnerability_of_a_package_from_npm_fails_the_audit_by_name(tmp_path: Path, osv: str) -> None:
+    done = audit_npm(tmp_path, osv, "@nats-io/nats-core", "preact")
+    assert done.returncode == 1
+    assert "package-lock.json: VULNERABLE: preact 1.0.0: GHSA-3" in done.stdout
+
+
+def test_packages_from_npm_without_a_known_vulnerability_pass_the_audit(tmp_path: Path, osv: str) -> None:
+    done = audit_npm(tmp_path, osv, "@nats-io/nats-core", "a/node_modules/tweetnacl")
+    assert done.returncode == 0
+    assert "no known vulnerability in 2 packages" in done.stdout
+
+
+def test_osv_that_is_not_reached_is_told_and_no_failure(tmp_path: Path) -> None:
+    done = audit_npm(tmp_path, "http://127.0.0.1:9/", "preact")
+    assert done.returncode == 0
+    assert "NOT AUDITED: the advisory service could not be asked: URLError" in done.stdout
+
+
+@pytest.mark.parametrize("lock", ["web", "tests/foreign"])
+def test_audit_asks_about_the_packages_of_npm_too(lock: str) -> None:
+    assert f"{lock}/package-lock.json" in recipe("audit")
+
+
 def recipe(target: str) -> str:
     """The command of a make target, with its lines joined."""
     text = (REPOSITORY / "Makefile").read_text().replace("\\\n", " ")
@@ -109,10 +175,10 @@ def recipe(target: str) -> str:
 
 def sbom(place: Path) -> bytes:
     """What `make sbom` writes."""
-    (line,) = [each for each in recipe("sbom").splitlines() if "cyclonedx-py" in each]
-    words = [each.replace("$(BIN)", str(Path(sys.executable).parent)) for each in line.split()]
-    words = [str(place / "sbom.json") if each.startswith("dist/") else each for each in words]
-    subprocess.run(words, check=True, capture_output=True, cwd=REPOSITORY, timeout=60)
+    for line in (each for each in recipe("sbom").splitlines() if "$(BIN)" in each):
+        words = [each.replace("$(BIN)", str(Path(sys.executable).parent)) for each in line.split()]
+        words = [str(place / "sbom.json") if each.startswith("dist/") else each for each in words]
+        subprocess.run(words, check=True, capture_output=True, cwd=REPOSITORY, timeout=60)
     return (place / "sbom.json").read_bytes()
 
 
@@ -130,10 +196,32 @@ def test_bill_of_materials_has_every_locked_package_with_its_hashes(tmp_path: Pa
             one["content"] for reference in each["externalReferences"] for one in reference.get("hashes", ())
         }
         for each in json.loads(sbom(tmp_path))["components"]
+        if "externalReferences" in each
     }
     assert len(locked()) > 10
     assert all(locked().values())
     assert listed == locked()
+
+
+@pytest.mark.slow
+def test_bill_of_materials_has_what_the_page_is_built_of_with_its_hashes(tmp_path: Path) -> None:
+    text = sbom(tmp_path).decode()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    listed = {
+        each["name"]: (each["version"], each["hashes"][0]["content"])
+        for each in json.loads(text)["components"]
+        if each.get("purl", "").startswith("pkg:npm/")
+    }
+    entries = json.loads((REPOSITORY / "web" / "package-lock.json").read_text())["packages"]
+    bundled = {path: each for path, each in entries.items() if path and not each.get("dev")}
+    assert {"@nats-io/nats-core", "preact"} <= listed.keys()
+    assert listed == {
+        path.removeprefix("node_modules/"): (
+            each["version"],
+            base64.b64decode(each["integrity"].removeprefix("sha512-")).hex(),
+        )
+        for path, each in bundled.items()
+    }
 
 
 @pytest.mark.slow

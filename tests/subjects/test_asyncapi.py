@@ -16,7 +16,8 @@ from subjects.commands import Verb
 from subjects.grammar import Grammar
 from subjects.limits import label_key
 from subjects.locks import lock_key, lock_of
-from subjects.schema import MESSAGES, asyncapi, documents
+from subjects.reference import documents
+from subjects.schema import MESSAGES, asyncapi
 from subjects.topology import Topology
 
 DOCUMENT = asyncapi()

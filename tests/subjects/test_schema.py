@@ -24,8 +24,9 @@ from subjects.limits import Ceiling, Place
 from subjects.locks import lock_of
 from subjects.quota import Quota, Refusal
 from subjects.record import DeadLetter, JobRecord, LaneMessage, ProgressSummary
+from subjects.reference import documents
 from subjects.result import JobError, JobResult, Metrics, Outputs
-from subjects.schema import MESSAGES, documents, json_schema
+from subjects.schema import MESSAGES, json_schema
 from subjects.spec import JobSpec
 from subjects.states import State
 
@@ -205,7 +206,7 @@ def test_the_parameters_of_every_built_in_operation_are_published() -> None:
     assert {operation.parameters for operation in BUILT_IN} <= set(MESSAGES)
 
 
-@pytest.mark.parametrize("name", documents())
+@pytest.mark.parametrize("name", [name for name in documents() if name.endswith(".json")])
 def test_patterns_are_ones_that_every_language_knows(name: str) -> None:
     patterns = [
         node["pattern"]
