@@ -139,7 +139,8 @@ class WireParser(Parser):
 
     async def _message(self, data: bytes, at: int, end: int) -> int:
         """Handle the message whose line is there; returns where it ends, also if that is not read yet."""
-        words, headers = data[at:end].split(), b""
+        # A server parts words by one space; whatever else stands in a subject is its sender's.
+        words, headers = data[at:end].split(b" "), b""
         try:
             start, stop = end + 2, end + 2 + int(words[-1])
             if stop + 2 > len(data):
@@ -158,8 +159,9 @@ class WireParser(Parser):
             return stop + 2
         message = Msg(
             _client=self.nc,
-            subject=subject.decode(),
-            reply=reply.decode(),
+            # Anybody may write bytes that are no text there, and they must not end the reading.
+            subject=subject.decode("utf-8", "replace"),
+            reply=reply.decode("utf-8", "replace"),
             data=data[start:stop],
             headers=_headers(headers) if headers else None,
         )

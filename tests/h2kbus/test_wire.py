@@ -102,6 +102,13 @@ def test_status_may_stand_alone_before_headers() -> None:
     assert anyio.run(read, WireParser, [data]) == [(1, "a", "", b"", {"Status": "404", "X": "y"})]
 
 
+@pytest.mark.parametrize("name", [b"\xff\xfe", b"a\x0bb", b"a\x0cb"])
+def test_subject_of_any_bytes_does_not_end_the_reading(name: bytes) -> None:
+    data = b"MSG %s 1 %s 1\r\nx\r\nMSG b 1 1\r\ny\r\n" % (name, name)
+    text = name.decode("utf-8", "replace")
+    assert anyio.run(read, WireParser, [data]) == [(1, text, text, b"x", None), (1, "b", "", b"y", None)]
+
+
 @pytest.mark.parametrize(
     "line", [b"HELLO there\r\n", b"MSG\r\n", b"MSG a\r\n", b"MSG a x 1\r\nb\r\n", b"HMSG a 1 x 1\r\nb\r\n"]
 )
