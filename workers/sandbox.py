@@ -14,6 +14,7 @@ import msgspec
 
 from workers.child import required_tool
 from workers.limits import WORK, ToolLimits
+from workers.scratch import MANIFEST
 
 BWRAP: Final = "bwrap"
 SCRATCH: Final = "/scratch"
@@ -128,7 +129,7 @@ def _places(readable: Iterable[Path], devices: Iterable[str]) -> Iterator[str]:
         yield from ("--ro-bind", str(path), str(path))
     for device in devices:
         yield from ("--dev-bind-try", device, device)
-    yield from ("--bind", ".", SCRATCH)
+    yield from ("--bind", ".", SCRATCH, "--ro-bind-try", MANIFEST, f"{SCRATCH}/{MANIFEST}")
     yield from ("--remount-ro", "/dev", "--remount-ro", "/")
 
 
