@@ -40,6 +40,12 @@ _ROOT_KEEPS: Final = "dac_override"
 reaches only what the tool sees."""
 
 
+_MADE_FOR_MOUNTS: Final = frozenset(
+    {"/proc/sys/fs/binfmt_misc", "/proc/fs/nfsd", "/proc/openprom", "/proc/xen"}
+)
+"""Directories that the kernel keeps empty: what is mounted there covers nothing. systemd does so at boot."""
+
+
 class Allowance(msgspec.Struct, frozen=True, kw_only=True):
     """What a tool may have beside the system's programs and its scratch directory.
 
@@ -141,5 +147,6 @@ def _may_mount_proc() -> bool:
     """
     if os.geteuid() == 0:
         return True
-    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
-    return not any(line.split()[4].startswith("/proc/") for line in mounts)
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    mounts = {line.split()[4] for line in lines} - _MADE_FOR_MOUNTS
+    return not any(each.startswith("/proc/") for each in mounts)
