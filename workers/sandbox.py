@@ -17,8 +17,9 @@ from workers.limits import WORK, ToolLimits
 from workers.scratch import MANIFEST
 
 BWRAP: Final = "bwrap"
-SCRATCH: Final = "/scratch"
-"""Where a tool in a sandbox has its scratch directory, whatever the host calls it."""
+SCRATCH: Final = "/h2kbus-scratch"
+"""Where a tool in a sandbox has its scratch directory, whatever the host calls it. It covers what a host has
+by that name, so that no host has: /scratch is where many keep their images."""
 
 
 _SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt")
