@@ -22,6 +22,8 @@ CROWDED_BYTES: Final = 1024 * 1024
 """With more than this unsent, the client's own way is gone: it waits until some of it is sent."""
 _VERSION: Final = "NATS/1.0"
 _END: Final = b"\r\n"
+_STATUS: Final = ("Status", "Description")
+"""What a server's own words go under; a sender's header of that name is none of them."""
 _MESSAGES: Final = (b"MSG ", b"HMSG ")
 
 
@@ -90,10 +92,10 @@ def _headers(block: bytes) -> dict[str, str]:
     found = {}
     status = first[len(_VERSION) :].split(maxsplit=1)
     if status:
-        found = dict(zip(("Status", "Description"), status, strict=False))
+        found = dict(zip(_STATUS, status, strict=False))
     for line in lines:
         name, colon, value = line.partition(":")
-        if colon:
+        if colon and name not in _STATUS:
             found[name] = value.strip()
     return found
 
