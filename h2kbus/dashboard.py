@@ -9,11 +9,12 @@ import http.server
 import ipaddress
 import json
 import re
+import sys
 import threading
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from importlib import resources
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -132,6 +133,11 @@ class PageServer(http.server.ThreadingHTTPServer):
         host, port = self.server_address[:2]
         return f"http://{_address(str(host), port)}/"
 
+    def handle_error(self, *where: Any) -> None:
+        """A browser that went away is no news either."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(*where)
+
     def serve_until(self, stopped: threading.Event) -> None:
         """Answer requests, each in a thread of its own, until told to stop."""
         while not stopped.is_set():
@@ -156,7 +162,10 @@ class _Request(http.server.BaseHTTPRequestHandler):
             self._send(HTTPStatus.OK, file)
 
     def _file(self) -> StaticFile | None:
-        file = self.server.files.get(urlsplit(self.path).path)
+        try:
+            file = self.server.files.get(urlsplit(self.path).path)
+        except ValueError:
+            file = None
         if file is None:
             self.send_error(HTTPStatus.NOT_FOUND)
         return file

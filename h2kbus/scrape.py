@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import anyio
-from anyio.abc import SocketAttribute, SocketStream
+from anyio.abc import SocketAttribute, SocketListener, SocketStream
 
 from h2kbus.errors import SettingsError
 
@@ -17,8 +17,9 @@ PATH: Final = "/metrics"
 REQUEST_SECONDS: Final = 5.0
 """How long one request may take from its first byte to its last."""
 MAX_REQUEST_BYTES: Final = 8192
-AT_ONCE: Final = 4
-"""More clients than this wait for each other."""
+AT_ONCE: Final = 64
+"""More clients than this wait to be let in, so that they cannot use up the files of a process at work."""
+PAUSE_SECONDS: Final = 1.0
 _CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _PLAIN: Final = "text/plain; charset=utf-8"
 
@@ -33,20 +34,37 @@ async def scraped(page: Callable[[], bytes], address: str, port: int) -> AsyncIt
         listener = await anyio.create_tcp_listener(local_host=address, local_port=port)
     except OSError as error:
         raise SettingsError(f"metrics cannot be served at {address}:{port}: {error.strerror}") from None
-    limiter = anyio.CapacityLimiter(AT_ONCE)
-
-    async def serve(stream: SocketStream) -> None:
-        async with stream:
-            with anyio.move_on_after(REQUEST_SECONDS), contextlib.suppress(anyio.BrokenResourceError):
-                async with limiter:
-                    await stream.send(_answer(await _request_line(stream), page))
-
     async with listener, anyio.create_task_group() as group:
-        group.start_soon(listener.serve, serve)
+        for each in listener.listeners:
+            if isinstance(each, SocketListener):
+                group.start_soon(_let_in, each, page)
         bound = listener.extra(SocketAttribute.local_port)  # noqa: S610 - this is no query
         host = f"[{address}]" if ":" in address else address
         yield f"http://{host}:{bound}{PATH}"
         group.cancel_scope.cancel()
+
+
+async def _let_in(listener: SocketListener, page: Callable[[], bytes]) -> None:
+    room = anyio.Semaphore(AT_ONCE)
+
+    async def serve(stream: SocketStream) -> None:
+        try:
+            async with stream:
+                with anyio.move_on_after(REQUEST_SECONDS), contextlib.suppress(anyio.BrokenResourceError):
+                    await stream.send(_answer(await _request_line(stream), page))
+        finally:
+            room.release()
+
+    async with anyio.create_task_group() as clients:
+        while True:
+            await room.acquire()
+            try:
+                clients.start_soon(serve, await listener.accept())
+            except OSError as error:
+                # Without a file to spare nobody is let in, and the jobs of the process go on.
+                log.warning("nobody can be shown the metrics: %s", error.strerror)
+                room.release()
+                await anyio.sleep(PAUSE_SECONDS)
 
 
 async def _request_line(stream: SocketStream) -> str:

@@ -22,6 +22,8 @@ CROWDED_BYTES: Final = 1024 * 1024
 """With more than this unsent, the client's own way is gone: it waits until some of it is sent."""
 _VERSION: Final = "NATS/1.0"
 _END: Final = b"\r\n"
+_STATUS: Final = ("Status", "Description")
+"""What a server's own words go under; a sender's header of that name is none of them."""
 _MESSAGES: Final = (b"MSG ", b"HMSG ")
 
 
@@ -90,10 +92,10 @@ def _headers(block: bytes) -> dict[str, str]:
     found = {}
     status = first[len(_VERSION) :].split(maxsplit=1)
     if status:
-        found = dict(zip(("Status", "Description"), status, strict=False))
+        found = dict(zip(_STATUS, status, strict=False))
     for line in lines:
         name, colon, value = line.partition(":")
-        if colon:
+        if colon and name not in _STATUS:
             found[name] = value.strip()
     return found
 
@@ -139,7 +141,8 @@ class WireParser(Parser):
 
     async def _message(self, data: bytes, at: int, end: int) -> int:
         """Handle the message whose line is there; returns where it ends, also if that is not read yet."""
-        words, headers = data[at:end].split(), b""
+        # A server parts words by one space; whatever else stands in a subject is its sender's.
+        words, headers = data[at:end].split(b" "), b""
         try:
             start, stop = end + 2, end + 2 + int(words[-1])
             if stop + 2 > len(data):
@@ -158,8 +161,9 @@ class WireParser(Parser):
             return stop + 2
         message = Msg(
             _client=self.nc,
-            subject=subject.decode(),
-            reply=reply.decode(),
+            # Anybody may write bytes that are no text there, and they must not end the reading.
+            subject=subject.decode("utf-8", "replace"),
+            reply=reply.decode("utf-8", "replace"),
             data=data[start:stop],
             headers=_headers(headers) if headers else None,
         )

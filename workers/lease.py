@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import anyio
+import msgspec
 from anyio.abc import TaskGroup
 
 from h2kbus.connection import Connection
@@ -226,7 +227,9 @@ class HeldLease:
         if found is None or found.record.lease != self.entry.record.lease:
             self.stop(ErrorCode.LEASE_LOST, "a scheduler has taken the job back")
             return
-        self._adopt(found)
+        # The job is what was claimed: its signature was looked at then.
+        record = msgspec.structs.replace(found.record, spec=self.entry.record.spec)
+        self._adopt(Entry(record, found.revision))
         cause = stop_cause(found.record)
         if cause is not None:
             self.stop(cause.code, cause.message)

@@ -5,13 +5,15 @@ get symbolic links that lead to descriptors, so that what was checked is what is
 """
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final
 
 import msgspec
 
 from workers.qemu import Disk
+from workers.scratch import folder, names_in
 
 DIRECTORY: Final = "source"
 """In the scratch directory. `workers/guest/hold.py` knows this name too."""
@@ -20,12 +22,16 @@ HOLD: Final = Path(__file__).parent / "guest" / "hold.py"
 
 
 def link_files(scratch: Path, descriptors: Mapping[str, int]) -> None:
-    """Give names to open files. A tool that is handed the descriptors finds them there."""
-    place = scratch / DIRECTORY
-    place.mkdir(exist_ok=True)
-    for name, descriptor in descriptors.items():
-        if not (place / name).is_symlink():
-            _point(place / name, descriptor)
+    """Give names to open files. A tool that is handed the descriptors finds them there.
+
+    Raises TOOL_FAILED if a tool has put something else in the place of the directory.
+    """
+    with contextlib.suppress(FileExistsError):
+        (scratch / DIRECTORY).mkdir()
+    with folder(scratch / DIRECTORY) as place:
+        for name, descriptor in descriptors.items():
+            if _target(place, name) is None:
+                _point(place, name, descriptor)
 
 
 def linked(scratch: Path, disk: Disk) -> Disk:
@@ -52,11 +58,21 @@ def holding(scratch: Path, python: str) -> Iterator[list[str]]:
     try:
         yield [python, "-I", str(HOLD)]
     finally:
-        place = scratch / DIRECTORY
-        for each in list(place.iterdir()) if place.is_dir() else ():
-            _point(each, int(each.readlink().name))
+        with contextlib.suppress(FileNotFoundError), folder(scratch / DIRECTORY) as place:
+            for name in names_in(place):
+                number = PurePath(_target(place, name) or "").name
+                if number.isdecimal():
+                    _point(place, name, int(number))
 
 
-def _point(link: Path, descriptor: int) -> None:
-    link.unlink(missing_ok=True)
-    link.symlink_to(f"/proc/self/fd/{descriptor}")
+def _target(place: int, name: str) -> str | None:
+    """Where a link in the directory leads; None for what is none."""
+    with contextlib.suppress(OSError):
+        return os.readlink(name, dir_fd=place)
+    return None
+
+
+def _point(place: int, name: str, descriptor: int) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=place)
+    os.symlink(f"/proc/self/fd/{descriptor}", name, dir_fd=place)

@@ -2,9 +2,7 @@
 
 import contextlib
 import errno
-import functools
 import os
-import shutil
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -13,6 +11,7 @@ import anyio
 import msgspec
 
 from h2kbus.errors import ErrorCode, OperationFailed
+from workers.scratch import MANIFEST, fresh, made, remove_tree
 from workers.site import Destination, OpenDirectory
 
 _FILE_MODE = 0o640
@@ -81,8 +80,7 @@ async def scratch_directory(
         os.close(scratch.descriptor)
         if not is_needed():
             with anyio.move_on_after(_REMOVAL_SECONDS, shield=True):
-                remove = functools.partial(shutil.rmtree, output.inside / name, ignore_errors=True)
-                await anyio.to_thread.run_sync(remove)
+                await anyio.to_thread.run_sync(remove_scratch, output, name)
 
 
 def require_free(output: OpenDirectory, *targets: Path) -> None:
@@ -110,8 +108,11 @@ async def keep_evidence(output: OpenDirectory, files: Sequence[StagedFile]) -> f
 
 
 async def sync_file(path: Path) -> None:
-    """Return when the file's content is on stable storage, not only in the page cache."""
-    await anyio.to_thread.run_sync(sync_path, path)
+    """Return when a file that a tool has made is on stable storage, not only in the page cache.
+
+    Raises TOOL_FAILED if it is none.
+    """
+    await anyio.to_thread.run_sync(_sync_file, path)
 
 
 @contextmanager
@@ -127,9 +128,22 @@ def output_errors(path: Path) -> Iterator[None]:
 def _make_scratch(output: OpenDirectory, name: str) -> OpenDirectory:
     with output_errors(output.path):
         if os.path.lexists(output.inside / name):
-            shutil.rmtree(output.inside / name)
+            remove_tree(output.inside / name)
         os.mkdir(name, mode=0o700, dir_fd=output.descriptor)
-        return open_directory(output, name)
+        scratch = open_directory(output, name)
+        try:
+            # Sandboxes mount it read-only, so that it has to be there.
+            fresh(scratch.inside / MANIFEST).close()
+        except OSError:
+            os.close(scratch.descriptor)
+            raise
+        return scratch
+
+
+def remove_scratch(output: OpenDirectory, name: str) -> None:
+    """Remove an attempt's directory as far as that is possible."""
+    with contextlib.suppress(OSError, OperationFailed):
+        remove_tree(output.inside / name)
 
 
 def open_directory(parent: OpenDirectory, name: str) -> OpenDirectory:
@@ -137,17 +151,23 @@ def open_directory(parent: OpenDirectory, name: str) -> OpenDirectory:
     return OpenDirectory(parent.path / name, os.open(name, _LIST, dir_fd=parent.descriptor))
 
 
-def finish_file(path: Path) -> None:
-    """Make a finished file durable, with the mode of a result."""
-    with output_errors(path):
-        path.chmod(_FILE_MODE)
-    sync_path(path)
+def finish_file(path: Path) -> os.stat_result:
+    """Make a finished file durable, with the mode of a result, and say what it is."""
+    with output_errors(path), made(path) as file:
+        os.fchmod(file.fileno(), _FILE_MODE)
+        os.fsync(file.fileno())
+        return os.fstat(file.fileno())
 
 
-def sync_path(path: Path) -> None:
-    """Return when a file or a directory is on stable storage."""
+def _sync_file(path: Path) -> None:
+    with output_errors(path), made(path) as file:
+        os.fsync(file.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    """Return when the names in a directory are on stable storage."""
     with output_errors(path):
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY if path.is_dir() else os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
         finally:

@@ -18,9 +18,9 @@ import contextlib
 import logging
 import os
 import re
-import shutil
+import stat
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Final
 
 import anyio
@@ -36,13 +36,14 @@ from workers.outputs import (
     open_directory,
     output_errors,
     place_file,
-    sync_path,
+    remove_scratch,
+    sync_directory,
 )
+from workers.scratch import MANIFEST, fresh, remove_tree
 from workers.site import Destination, OpenDirectory
 
 log = logging.getLogger("h2kbus.worker")
 
-MANIFEST: Final = "publication.json"
 _REVOKED: Final = ".revoked"
 _MAX_MANIFEST_BYTES: Final = 16 << 20
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -79,7 +80,7 @@ class Publication:
     async def keep(self) -> None:
         """The record says COMPLETED: the scratch directory has done its service."""
         with anyio.move_on_after(_REMOVAL_SECONDS, shield=True):
-            await anyio.to_thread.run_sync(self._conclude, _remove)
+            await anyio.to_thread.run_sync(self._conclude, remove_scratch)
 
     async def withdraw(self) -> None:
         """The job was given to somebody else: take the names back, unless another attempt adopted them."""
@@ -120,22 +121,21 @@ async def recover(destination: Destination, job_id: str, *, before: int) -> Publ
 
 async def clear_away(destination: Destination, job_id: str, *, keep_outputs: bool) -> None:
     """The job has ended: remove whatever its attempts left, and the names they gave unless those stand."""
-    undo = _remove if keep_outputs else _undo
+    undo = remove_scratch if keep_outputs else _undo
     await anyio.to_thread.run_sync(_clear_away, destination, job_id, undo)
 
 
 def _prepare(scratch: OpenDirectory, files: Sequence[StagedFile], result: OperationResult) -> list[_Name]:
     names = []
     for each in files:
-        finish_file(each.source)
-        with output_errors(each.source):
-            status = each.source.stat()
+        status = finish_file(each.source)
         names.append(_Name(str(each.target), status.st_ino, status.st_mtime_ns))
     manifest = scratch.inside / MANIFEST
-    with output_errors(scratch.path / MANIFEST):
-        manifest.write_bytes(msgspec.json.encode(_Manifest(tuple(names), result)))
-    sync_path(manifest)
-    sync_path(scratch.inside)
+    with output_errors(scratch.path / MANIFEST), fresh(manifest) as file:
+        file.write(msgspec.json.encode(_Manifest(tuple(names), result)))
+        file.flush()
+        os.fsync(file.fileno())
+    sync_directory(scratch.inside)
     return names
 
 
@@ -144,7 +144,7 @@ def _place_all(output: OpenDirectory, files: Sequence[StagedFile], names: Sequen
         for each in files:
             with output_errors(each.target):
                 place_file(output, each)
-        sync_path(output.inside)
+        sync_directory(output.inside)
     except OperationFailed:
         _take_back(output, names)
         raise
@@ -189,7 +189,7 @@ def _is_whole(output: OpenDirectory, manifest: _Manifest) -> bool:
     """Whether every name stands, for good: the attempt may have died before that was certain."""
     if not manifest.names or not all(_stands(output, name) for name in manifest.names):
         return False
-    sync_path(output.inside)
+    sync_directory(output.inside)
     return True
 
 
@@ -213,16 +213,16 @@ def _undo(output: OpenDirectory, revoked: str) -> None:
     manifest = _manifest(output, revoked)
     _remove_staged(output, revoked)
     _take_back(output, manifest.names if manifest else ())
-    _remove(output, revoked)
+    remove_scratch(output, revoked)
 
 
 def _remove_staged(output: OpenDirectory, revoked: str) -> None:
-    with contextlib.suppress(OSError), _held(output, revoked) as scratch:
+    with contextlib.suppress(OSError, OperationFailed), _held(output, revoked) as scratch:
         for each in os.scandir(scratch.inside):
             if each.name == MANIFEST:
                 continue
             if each.is_dir(follow_symlinks=False):
-                shutil.rmtree(each.path, ignore_errors=True)
+                remove_tree(Path(each.path))
             else:
                 os.unlink(each.name, dir_fd=scratch.descriptor)
 
@@ -277,9 +277,6 @@ def _read_manifest(scratch: OpenDirectory) -> bytes:
 def _stands(output: OpenDirectory, name: _Name) -> bool:
     with contextlib.suppress(OSError):
         status = (output.inside / name.base).lstat()
-        return (status.st_ino, status.st_mtime_ns) == (name.inode, name.mtime_ns)
+        known = (status.st_ino, status.st_mtime_ns) == (name.inode, name.mtime_ns)
+        return known and stat.S_ISREG(status.st_mode)
     return False
-
-
-def _remove(output: OpenDirectory, scratch: str) -> None:
-    shutil.rmtree(output.inside / scratch, ignore_errors=True)

@@ -15,6 +15,7 @@ from workers.limits import METADATA, WORK, ToolLimits
 from workers.lines import OnLine
 from workers.process import ToolOutput, ToolRunner
 from workers.sandbox import Allowance
+from workers.scratch import made
 from workers.tool_json import tool_json
 
 PROGRAM = "qemu-img"
@@ -199,7 +200,8 @@ class QemuImg:
         operands = [f"skip={first}", f"count={first + count}", f"if={disk.name}", f"of={_RANGE}"]
         await self._run([PROGRAM, "dd", *disk.flags(), "-O", "raw", "bs=512", *operands], [disk])
         target = self._tools.scratch / _RANGE
-        data = target.read_bytes()
+        with made(target) as file:
+            data = file.read(length)
         target.unlink()
         return data
 

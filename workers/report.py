@@ -9,6 +9,7 @@ import msgspec
 from subjects.spec import JobSpec
 from workers.joblog import JobLog, encodable
 from workers.outputs import output_errors
+from workers.scratch import fresh
 
 Outcome = Literal["applied", "not needed", "skipped", "failed"]
 
@@ -52,6 +53,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 def write_report(report: Report, path: Path) -> None:
     """Write the report as indented JSON. Raises OUTPUT_UNWRITABLE or NO_SPACE."""
-    with output_errors(path):
-        plain = encodable(msgspec.to_builtins(report))
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(plain), indent=2) + b"\n")
+    plain = encodable(msgspec.to_builtins(report))
+    with output_errors(path), fresh(path) as file:
+        file.write(msgspec.json.format(msgspec.json.encode(plain), indent=2) + b"\n")

@@ -14,10 +14,12 @@ import msgspec
 
 from workers.child import required_tool
 from workers.limits import WORK, ToolLimits
+from workers.scratch import MANIFEST
 
 BWRAP: Final = "bwrap"
-SCRATCH: Final = "/scratch"
-"""Where a tool in a sandbox has its scratch directory, whatever the host calls it."""
+SCRATCH: Final = "/h2kbus-scratch"
+"""Where a tool in a sandbox has its scratch directory, whatever the host calls it. It covers what a host has
+by that name, so that no host has: /scratch is where many keep their images."""
 
 
 _SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt")
@@ -37,6 +39,12 @@ _TEMPORARY_BYTES: Final = 256 << 20
 _ROOT_KEEPS: Final = "dac_override"
 """A worker that is root converts images of any owner, and without this its tools could not open them. It
 reaches only what the tool sees."""
+
+
+_MADE_FOR_MOUNTS: Final = frozenset(
+    {"/proc/sys/fs/binfmt_misc", "/proc/fs/nfsd", "/proc/openprom", "/proc/xen"}
+)
+"""Directories that the kernel keeps empty: what is mounted there covers nothing. systemd does so at boot."""
 
 
 class Allowance(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,7 +136,7 @@ def _places(readable: Iterable[Path], devices: Iterable[str]) -> Iterator[str]:
         yield from ("--ro-bind", str(path), str(path))
     for device in devices:
         yield from ("--dev-bind-try", device, device)
-    yield from ("--bind", ".", SCRATCH)
+    yield from ("--bind", ".", SCRATCH, "--ro-bind-try", MANIFEST, f"{SCRATCH}/{MANIFEST}")
     yield from ("--remount-ro", "/dev", "--remount-ro", "/")
 
 
@@ -140,5 +148,6 @@ def _may_mount_proc() -> bool:
     """
     if os.geteuid() == 0:
         return True
-    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
-    return not any(line.split()[4].startswith("/proc/") for line in mounts)
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    mounts = {line.split()[4] for line in lines} - _MADE_FOR_MOUNTS
+    return not any(each.startswith("/proc/") for each in mounts)

@@ -18,6 +18,7 @@ from workers.outputs import (
     scratch_directory,
 )
 from workers.process import GRACE_SECONDS, ToolRunner
+from workers.scratch import fresh
 from workers.site import Destination, OpenDirectory
 
 GRACE_SHARE: Final = 0.05
@@ -50,8 +51,8 @@ def stage_intermediates(
     staged = []
     for name, content in kept.items():
         source = place.scratch / name
-        with output_errors(source):
-            source.write_bytes(content)
+        with output_errors(source), fresh(source) as file:
+            file.write(content)
         staged.append(StagedFile(source, intermediate_path(output_path, job_id, name)))
     return staged
 

@@ -20,7 +20,7 @@ from subjects.spec import JobSpec
 from subjects.states import State
 from tests.chaos.cluster import FAKETIME, Cluster, Node
 from tests.chaos.node import POINTS, SCHEDULER_POINTS
-from workers.publication import MANIFEST
+from workers.scratch import MANIFEST
 
 POISON: Final = (b"", b"\xff\xfe", b"[]", b'{"job_id": 7}', b"{" * 5000, b"x" * 900_000)
 
@@ -219,7 +219,8 @@ async def disk_full(target: Target) -> None:
 async def scratch_removed(target: Target) -> None:
     """Somebody tidies up where an attempt is at work. What has been published is known from there alone."""
     for scratch in sorted((target.place / "out").glob(".h2kbus-*")):
-        if not (scratch / MANIFEST).exists():
+        manifest = scratch / MANIFEST
+        if not manifest.exists() or not manifest.stat().st_size:
             shutil.rmtree(scratch, ignore_errors=True)
             return
 

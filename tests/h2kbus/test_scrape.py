@@ -1,8 +1,11 @@
 """The endpoint of metrics: one page, for who asks properly, and no harm from who does not."""
 
+import resource
+import sys
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import anyio
@@ -78,6 +81,34 @@ async def test_clients_that_say_nothing_do_not_keep_others_out_for_ever(
         for _ in range(20):
             group.start_soon(ask, url, b"G")
         await anyio.sleep(1.0)
+        assert b"200 OK" in await ask(url, b"GET /metrics HTTP/1.1\r\n\r\n")
+
+
+@pytest.fixture
+def few_files() -> Iterator[None]:
+    """No room for more than a few files more than this process has open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 12, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("at_once", [4, 64])
+async def test_flood_of_clients_does_not_end_the_process_that_shows_the_page(
+    monkeypatch: pytest.MonkeyPatch, few_files: None, at_once: int
+) -> None:
+    monkeypatch.setattr(scrape, "REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr(scrape, "PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(scrape, "AT_ONCE", at_once)
+    flood = """
+import resource, socket, sys, time
+resource.setrlimit(resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE)[1:] * 2)
+open = [socket.create_connection(("127.0.0.1", int(sys.argv[1])), 5) for _ in range(40)]
+time.sleep(1)
+"""
+    async with scraped(lambda: b"page", "127.0.0.1", 0) as url:
+        await anyio.run_process([sys.executable, "-c", flood, str(urlsplit(url).port)])
         assert b"200 OK" in await ask(url, b"GET /metrics HTTP/1.1\r\n\r\n")
 
 

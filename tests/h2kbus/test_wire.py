@@ -16,6 +16,7 @@ from nats.protocol.parser import Parser
 from h2kbus.connection import Connection
 from h2kbus.wire import CROWDED_BYTES, WireClient, WireParser
 from subjects.topology import Topology
+from tests.conftest import Fleet
 
 WORDS = st.text("abcXYZ019_-$.>", min_size=1, max_size=12)
 VALUES = st.text(st.characters(exclude_categories=["C"]), max_size=8)
@@ -100,6 +101,31 @@ def test_any_stream_cut_anywhere_is_read_as_the_client_reads_it(
 def test_status_may_stand_alone_before_headers() -> None:
     data = b"HMSG a 1 22 22\r\nNATS/1.0 404\r\nX: y\r\n\r\n\r\n"
     assert anyio.run(read, WireParser, [data]) == [(1, "a", "", b"", {"Status": "404", "X": "y"})]
+
+
+def test_header_of_a_sender_is_no_status_of_the_server() -> None:
+    block = b"NATS/1.0\r\nStatus: 404\r\nDescription: gone\r\nX: y\r\n\r\n"
+    data = b"HMSG a 1 %d %d\r\n%s\r\n" % (len(block), len(block), block)
+    assert anyio.run(read, WireParser, [data]) == [(1, "a", "", b"", {"X": "y"})]
+
+
+@pytest.mark.anyio
+async def test_stored_message_is_found_whatever_its_headers_say(
+    connection: Connection, topology: Topology, running: Fleet
+) -> None:
+    subject = topology.grammar.progress("j1")
+    forged = {"Status": "404", "Nats-Sequence": "77", "Nats-Subject": "another"}
+    sequence = await connection.publish(subject, b"{}", forged)
+    found = await connection.get_last(topology.progress_stream, subject)
+    assert found is not None
+    assert (found.seq, found.subject, found.data) == (sequence, subject, b"{}")
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe", b"a\x0bb", b"a\x0cb"])
+def test_subject_of_any_bytes_does_not_end_the_reading(name: bytes) -> None:
+    data = b"MSG %s 1 %s 1\r\nx\r\nMSG b 1 1\r\ny\r\n" % (name, name)
+    text = name.decode("utf-8", "replace")
+    assert anyio.run(read, WireParser, [data]) == [(1, text, text, b"x", None), (1, "b", "", b"y", None)]
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,12 @@ def kill_others(known: dict[str, Any]) -> bool:
     return False
 
 
+def see_others(known: dict[str, Any]) -> bool:
+    """Read the command line of a process that has nothing to do with the job."""
+    seen = [each.read_bytes().split(b"\0")[:2] for each in Path("/proc").glob("[0-9]*/cmdline")]
+    return [b"sleep", known["victim"].encode()] in seen
+
+
 def fork_bomb(_: dict[str, Any]) -> bool:
     """Start many processes; they end with this one."""
     for _n in range(FORKS):

@@ -64,6 +64,20 @@ async def test_cancel_without_measure_is_kept_aside_and_cancels_nothing(bus: Bus
     assert (await bus.status("j1")).state is State.QUEUED
 
 
+@pytest.mark.parametrize("name", [b"\xff\xfe", b"a\x0bb"])
+async def test_command_whose_subject_is_no_text_is_kept_aside_and_stops_nobody(
+    bus: Bus, running: Fleet, name: bytes
+) -> None:
+    subject = b"%s.commands.tester.submit.%s" % (bus.topology.grammar.root.encode(), name)
+    assert bus.connection.nats._transport is not None
+    bus.connection.nats._transport.write(b"PUB %s 2\r\n{}\r\n" % subject)
+    with anyio.fail_after(30):
+        [(kept, _)] = await letters(bus)
+        assert kept.startswith("invalid-command.")
+        await bus.submit(rehearsal(job_id="j1"))
+        assert (await bus.result("j1")).state is State.COMPLETED
+
+
 @pytest.mark.parametrize("body", [b"no heartbeat", b'{"worker_id":7}', None], ids=str)
 async def test_heartbeat_that_is_none_hides_no_other_worker(
     bus: Bus, fleet: Fleet, body: bytes | None

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,8 +35,9 @@ SMALL: Final[Mapping[str, Any]] = {
 }
 ATTACKS: Final = (
     *("read_file", "write_elsewhere", "write_source", "connect", "connect_abstract", "read_environment"),
-    *("kill_others", "fork_bomb", "take_memory", "grow_file", "open_many", "burn", "gain"),
+    *("kill_others", "see_others", "fork_bomb", "take_memory", "grow_file", "open_many", "burn", "gain"),
 )
+BINFMT: Final = "/proc/sys/fs/binfmt_misc"
 Attempt = Callable[..., str]
 
 
@@ -91,7 +92,7 @@ def setuid(place: Path) -> str:
 def attempt(place: Path, listening: dict[str, Any], victim: str, setuid: str) -> Attempt:
     """Tries an attack as an unprivileged worker's tool, and returns what came of it."""
 
-    def run(attack: str, *, confined: bool, **more: str) -> str:
+    def run(attack: str, *, confined: bool, before: Sequence[str] = (), **more: str) -> str:
         canary = place / "home" / "worker.creds"
         known = {
             "canary": str(canary),
@@ -112,15 +113,15 @@ def attempt(place: Path, listening: dict[str, Any], victim: str, setuid: str) ->
             "program": str(place / "break_out.py"),
             "readable": [str(place / "break_out.py"), *([setuid] if setuid else [])],
         }
-        return _worker(wanted, known["secret"])
+        return _worker(wanted, known["secret"], before)
 
     return run
 
 
-def _worker(wanted: dict[str, Any], secret: str) -> str:
-    """A worker of its own process, with a secret in its environment."""
+def _worker(wanted: dict[str, Any], secret: str, before: Sequence[str]) -> str:
+    """A worker of its own process, with a secret in its environment; `before` begins its command line."""
     path = os.pathsep.join([str(REPOSITORY), *filter(None, sys.path)])
-    argv = [*_as_unprivileged(), sys.executable, "-m", "tests.security.attempt", json.dumps(wanted)]
+    argv = [*before, *_as_unprivileged(), sys.executable, "-m", "tests.security.attempt", json.dumps(wanted)]
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": path, "H2KBUS_TOKEN": secret}
     done = subprocess.run(
         argv, check=False, capture_output=True, text=True, env=environment, timeout=100, cwd="/"
@@ -146,6 +147,14 @@ def test_confined_tool_does_not_get_out(attempt: Attempt, attack: str) -> None:
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_attack_is_one_that_gets_through_unconfined(attempt: Attempt, attack: str) -> None:
     assert attempt(attack, confined=False) == "through"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts what systemd mounts at boot")
+def test_confined_tool_sees_no_other_process_where_systemd_has_mounted_binfmt_misc(attempt: Attempt) -> None:
+    mounting = f'mount -t tmpfs none {BINFMT} && exec "$@"'
+    before = ["unshare", "--mount", "sh", "-c", mounting, "sh"]
+    assert attempt("see_others", confined=True, before=before).startswith("stopped: ")
+    assert attempt("see_others", confined=False, before=before) == "through"
 
 
 def test_confined_tool_reads_the_source_that_it_is_handed(attempt: Attempt) -> None:

@@ -3,6 +3,9 @@
 import contextlib
 import http.client
 import re
+import socket
+import struct
+import threading
 from collections.abc import Iterator
 from http import HTTPStatus
 from importlib import resources
@@ -11,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
-from h2kbus.dashboard import is_loopback, page_origins, sign_in_link, websocket_url
+from h2kbus.dashboard import PageServer, PageSettings, is_loopback, page_origins, sign_in_link, websocket_url
 from h2kbus.errors import SettingsError
 from h2kbus.settings import ConnectionSettings
 from tests.conftest import Program, environment, read_ready
@@ -157,6 +160,25 @@ def test_what_is_no_websocket_address_is_refused(given: str) -> None:
 def test_what_is_no_origin_is_refused(given: str) -> None:
     with pytest.raises(SettingsError, match="--page-origin"):
         page_origins([given])
+
+
+def test_browsers_that_go_away_or_ask_for_no_address_are_no_news(capfd: pytest.CaptureFixture[str]) -> None:
+    page = PageSettings(websocket="ws://127.0.0.1:1", root="h2k.v1", submitter="tester")
+    server, stopped = PageServer("127.0.0.1", 0, page), threading.Event()
+    thread = threading.Thread(target=server.serve_until, args=(stopped,))
+    thread.start()
+    where = ("127.0.0.1", server.server_port)
+    for _ in range(20):
+        with socket.create_connection(where, 5) as client:
+            client.sendall(b"GET /app.js HTTP/1.1\r\n\r\n" * 20)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    with socket.create_connection(where, 5) as client:
+        client.sendall(b"GET http://[ HTTP/1.1\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 404 ")
+    stopped.set()
+    thread.join()
+    server.server_close()
+    assert capfd.readouterr().err == ""
 
 
 def test_a_link_without_a_token_is_the_address() -> None:

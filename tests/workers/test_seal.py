@@ -1,6 +1,7 @@
 """Descriptors of sources: nobody who is handed one can write through it, and it is still the same file."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +54,23 @@ async def test_sealed_descriptor_is_of_the_same_file(descriptor: int, source: Pa
     assert os.path.samestat(before, os.fstat(descriptor))
     assert os.pread(descriptor, 100, 0) == source.read_bytes()
     assert not os.get_inheritable(descriptor)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes directories there")
+@pytest.mark.parametrize("name", ["/scratch", "/mnt", "/tmp", "/dev/shm", "/run"])
+async def test_source_is_sealed_wherever_a_host_keeps_its_images(name: str, scratch: Path) -> None:
+    place = Path(name)
+    missing = not place.exists()
+    place.mkdir(exist_ok=True)
+    try:
+        with tempfile.NamedTemporaryFile(dir=place) as made:
+            descriptor = os.open(made.name, os.O_RDONLY)
+            await seal(descriptor, scratch)
+            assert not may_write(descriptor)
+            os.close(descriptor)
+    finally:
+        if missing:
+            place.rmdir()
 
 
 async def test_file_that_took_the_name_of_the_source_is_not_sealed(

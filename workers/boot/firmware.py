@@ -1,6 +1,5 @@
 """Which firmware boots a disk, and where the host has the one for UEFI."""
 
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, Literal
@@ -12,6 +11,7 @@ from h2kbus.errors import ErrorCode, OperationFailed
 from subjects.builtin import Firmware
 from workers.partitions import PartitionTable, read_table
 from workers.qemu import Disk, QemuImg
+from workers.scratch import copy
 
 _SECTOR: Final = 512
 _BOOT_CODE_BYTES: Final = 440
@@ -80,5 +80,5 @@ async def prepare_ovmf(scratch: Path, places: Iterable[Ovmf] = OVMF) -> Ovmf:
     if found is None:
         message = "UEFI needs the firmware OVMF, which is not installed: apt-get install ovmf"
         raise OperationFailed(ErrorCode.CAPABILITY_MISSING, message, package="ovmf")
-    await anyio.to_thread.run_sync(shutil.copyfile, found.variables, scratch / _VARIABLES)
+    await anyio.to_thread.run_sync(copy, found.variables, scratch / _VARIABLES)
     return Ovmf(found.code, _VARIABLES)

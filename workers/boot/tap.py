@@ -7,6 +7,7 @@ from typing import Final, Self
 
 from workers.boot.console import Console
 from workers.outputs import output_errors
+from workers.scratch import fresh
 
 MAX_CONSOLE_BYTES: Final = 16 * 1024 * 1024
 """The console's file stops growing here; what comes after is judged and dropped."""
@@ -29,7 +30,7 @@ class ConsoleTap:
         self._room = limit_bytes
         self._limit = limit_bytes
         with output_errors(path):
-            self._file = path.open("wb", buffering=0)
+            self._file = fresh(path, buffering=0)
         self._reader, self.writer = os.pipe()
         os.set_blocking(self._reader, False)
 

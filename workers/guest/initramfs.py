@@ -19,6 +19,7 @@ from h2kbus.errors import ErrorCode, OperationFailed
 from workers.limits import UNPACKING
 from workers.process import ToolRunner
 from workers.sandbox import Allowance
+from workers.scratch import fresh, made
 
 MAX_BYTES: Final = 1 << 30
 """No real initramfs unpacks to more."""
@@ -34,7 +35,7 @@ _TRAILER: Final = b"TRAILER!!!"
 _MAX_NAME: Final = 4096
 _CHUNK: Final = 1 << 20
 _MODULE_ENDS: Final = (".ko", ".ko.xz", ".ko.gz", ".ko.zst")
-_LIBRARY: Final[dict[bytes, Callable[[Path], Any]]] = {
+_LIBRARY: Final[dict[bytes, Callable[[IO[bytes]], Any]]] = {
     b"\x1f\x8b": gzip.open,
     b"\xfd7zXZ": lzma.open,
     b"\x5d\x00\x00": lzma.open,
@@ -84,7 +85,7 @@ def module_name(name: str) -> str | None:
 
 def _read_archives(path: Path, names: set[str]) -> int | None:
     """Collect the modules in the archives that are not compressed. Where others begin, None at the end."""
-    with path.open("rb") as file:
+    with made(path) as file:
         while True:
             at = _skip_zeros(file)
             magic = file.read(6)
@@ -132,7 +133,7 @@ async def _unpack(path: Path, at: int, target: Path, tools: ToolRunner) -> None:
     packed = path.with_name("initramfs.packed")
     await anyio.to_thread.run_sync(_cut, path, at, packed)
     try:
-        with packed.open("rb") as file:
+        with made(packed) as file:
             magic = file.read(8)
         for start, opened in _LIBRARY.items():
             if magic.startswith(start):
@@ -148,15 +149,15 @@ async def _unpack(path: Path, at: int, target: Path, tools: ToolRunner) -> None:
 
 
 def _cut(path: Path, at: int, target: Path) -> None:
-    with path.open("rb") as source, target.open("wb") as cut:
+    with made(path) as source, fresh(target) as cut:
         source.seek(at)
         while chunk := source.read(_CHUNK):
             cut.write(chunk)
 
 
-def _unpack_by(opened: Callable[[Path], Any], packed: Path, target: Path) -> None:
+def _unpack_by(opened: Callable[[IO[bytes]], Any], packed: Path, target: Path) -> None:
     done = 0
-    with opened(packed) as source, target.open("wb") as plain:
+    with made(packed) as file, opened(file) as source, fresh(target) as plain:
         while chunk := source.read(_CHUNK):
             done += len(chunk)
             if done > MAX_BYTES:

@@ -6,9 +6,11 @@ Each attack is made for real, and `test_without_trusted_keys_the_same_attack_suc
 import datetime as dt
 from pathlib import Path
 
+import anyio
 import msgspec
 import pytest
 
+from h2kbus.artifacts import find, log_name
 from subjects.codec import encode
 from subjects.lifecycle import claimed, completed
 from subjects.record import JobRecord, LaneMessage
@@ -166,6 +168,29 @@ async def test_paths_of_an_unsigned_job_are_cleared_away_by_a_trusting_worker_on
     await yard.put(yard.signed("j2"))
     await yard.ends("j2")
     assert left.exists() == verifies
+
+
+async def test_job_whose_record_is_changed_while_it_runs_goes_on_as_it_was_signed(
+    yard: Yard, tmp_path: Path
+) -> None:
+    """Another job's log is not read and uploaded because a record says so by now."""
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "j1.log").write_text("nobody's business")
+    await yard.worker()
+    signed = ArtifactPolicy(output_path=str(out), log_upload=False)
+    parameters = {"seconds": 1.5, "publish": True}
+    await yard.put(yard.signed(artifacts=signed, parameters=parameters))
+    store, control = yard.bus.store, yard.bus.grammar.control("worker-1")
+    with anyio.fail_after(10):
+        while (entry := await store.find("j1")) is None or not entry.record.state.leased:
+            await anyio.sleep(0.01)
+    change = changed(artifacts=ArtifactPolicy(output_path=str(elsewhere), log_upload=True))
+    await store.swap(respecified(change)(entry.record), entry.revision)
+    await yard.bus.connection.publish_unconfirmed(control, b"j1")
+    assert await yard.ends() == (State.COMPLETED, None)
+    assert await find(yard.bus.connection, yard.bus.topology, log_name("j1", 1)) is None
+    assert (out / "j1.out").exists()
 
 
 async def test_signed_job_in_the_lanes_of_another_pool_is_refused(yard: Yard) -> None:
