@@ -35,13 +35,26 @@ _CHECK_VERDICTS = {
 }
 
 
+class Part(msgspec.Struct, frozen=True):
+    """A part of a disk's content, in bytes and whole sectors; without a size it goes to the disk's end."""
+
+    offset: int
+    size: int | None = None
+
+    @property
+    def node(self) -> dict[str, Any]:
+        size = {} if self.size is None else {"size": self.size}
+        return {"driver": "raw", "offset": self.offset, **size}
+
+
 class Disk(msgspec.Struct, frozen=True, kw_only=True):
     """An image as qemu gets it: by a name that it cannot take for a protocol, and with its format.
 
     `path` is what messages call it. A source has its `descriptor`, which is handed down to the tool, or
     stands in the scratch directory as links to the descriptors in `linked`, by the name `inside`. `window`
     is the part of the file that is the image, in whole sectors, and `backing` what a layer builds on. An
-    image that was `made_here` is in the scratch directory too, and describes itself what is below it.
+    image that was `made_here` is in the scratch directory too, and describes itself what is below it. With
+    `part`, it is only that part of the disk.
     """
 
     path: Path
@@ -52,6 +65,7 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
     window: Window | None = None
     backing: "Disk | None" = None
     made_here: bool = False
+    part: "Part | None" = None
 
     @property
     def file(self) -> str:
@@ -62,7 +76,7 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        return f"file:{self.file}" if self.made_here else f"json:{msgspec.json.encode(self.node).decode()}"
+        return f"file:{self.file}" if self._plain else f"json:{msgspec.json.encode(self.node).decode()}"
 
     @property
     def node(self) -> dict[str, Any]:
@@ -74,7 +88,10 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
         node: dict[str, Any] = {"driver": self.driver, "file": file}
         if self.format in _WITH_BACKING and not self.made_here:
             node["backing"] = self.backing.node if self.backing else None
-        return node
+        return {**self.part.node, "file": node} if self.part else node
+
+    def only(self, part: "Part | None") -> "Disk":
+        return msgspec.structs.replace(self, part=part)
 
     @property
     def handed(self) -> tuple[int, ...]:
@@ -89,11 +106,16 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
 
     def flags(self, option: str = "-f") -> list[str]:
         """How qemu-img is told the format of what `name` names; a node tells it itself."""
-        return [option, self.driver] if self.made_here else []
+        return [option, self.driver] if self._plain else []
 
     @property
     def driver(self) -> str:
         return FORMATS[self.format].qemu
+
+    @property
+    def _plain(self) -> bool:
+        """Whether a name and a format say it all."""
+        return self.made_here and self.part is None
 
 
 class ImageInfo(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
@@ -107,6 +129,12 @@ class ImageInfo(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     dirty_flag: bool = False
     snapshots: list[Any] = []
     format_specific: dict[str, Any] = {}
+
+    @property
+    def packed(self) -> bool:
+        """Whether the content is known to be compressed; of a qcow2 its header does not say."""
+        data: dict[str, Any] = self.format_specific.get("data", {})
+        return data.get("create-type") == "streamOptimized"
 
 
 class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
