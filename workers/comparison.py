@@ -32,7 +32,7 @@ async def require_same_content(
 
     `size` is that of the smaller one, in bytes. Raises CONTENT_MISMATCH, at the first difference.
     """
-    parts = parts_of(size, how.parts)
+    parts = parts_of(size, how.parts) if one.divisible and other.divisible else [None]
     progress = _Progress(parts, size, on_fraction)
     waiting = iter(enumerate(parts))
 

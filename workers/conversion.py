@@ -25,12 +25,13 @@ LEAST_PART_BYTES: Final = 64 << 20
 class ConversionFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What the choice depends on.
 
-    `allocated_bytes` is what the source's content takes on its disk at most. Packed is what every read
-    has to decompress, and every write to compress. `cores` are those that the worker may use.
+    `divisible` says that the source may be read in parts, as every result may. `allocated_bytes` is what
+    the source's content takes on its disk at most. `target_packed` says that the target is compressed.
+    `cores` are those that the worker may use.
     """
 
     source: ImageFormat
-    source_packed: bool
+    divisible: bool
     allocated_bytes: int
     target: ImageFormat
     target_packed: bool
@@ -70,6 +71,8 @@ def choose_comparison(facts: ConversionFacts) -> Comparison:
     """In how many parts to compare both, and how many at once."""
     if facts.source not in _SLOW_TO_READ and not facts.target_packed and facts.target != "vmdk":
         return Comparison(reason="in one go: both are read as fast as they are compared")
+    if not facts.divisible:
+        return Comparison(reason="in one go: qemu cannot read a layered image in parts")
     at_once = min(facts.cores, MOST_AT_ONCE)
     parts = min(facts.allocated_bytes // LEAST_PART_BYTES, at_once * PARTS_EACH)
     at_once = min(at_once, parts)

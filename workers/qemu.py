@@ -53,8 +53,8 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
     `path` is what messages call it. A source has its `descriptor`, which is handed down to the tool, or
     stands in the scratch directory as links to the descriptors in `linked`, by the name `inside`. `window`
     is the part of the file that is the image, in whole sectors, and `backing` what a layer builds on. An
-    image that was `made_here` is in the scratch directory too, and describes itself what is below it. With
-    `part`, it is only that part of the disk.
+    image that was `made_here` is in the scratch directory too, and describes itself what is below it if it
+    is `layered`. With `part`, it is only that part of the disk.
     """
 
     path: Path
@@ -65,6 +65,7 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
     window: Window | None = None
     backing: "Disk | None" = None
     made_here: bool = False
+    layered: bool = False
     part: "Part | None" = None
 
     @property
@@ -90,7 +91,19 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
             node["backing"] = self.backing.node if self.backing else None
         return {**self.part.node, "file": node} if self.part else node
 
+    @property
+    def divisible(self) -> bool:
+        """Whether qemu-img may be shown parts of it.
+
+        Not of an image that builds on another one: in a part of it, qemu (7.2) takes for zeros what is not
+        in its topmost layer.
+        """
+        return self.backing is None and not self.layered
+
     def only(self, part: "Part | None") -> "Disk":
+        """That part of the disk; all of it for None. Raises ValueError for one that is not divisible."""
+        if part and not self.divisible:
+            raise ValueError(f"{self.path} has layers and cannot be read in parts")
         return msgspec.structs.replace(self, part=part)
 
     @property
@@ -129,12 +142,6 @@ class ImageInfo(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     dirty_flag: bool = False
     snapshots: list[Any] = []
     format_specific: dict[str, Any] = {}
-
-    @property
-    def packed(self) -> bool:
-        """Whether the content is known to be compressed; of a qcow2 its header does not say."""
-        data: dict[str, Any] = self.format_specific.get("data", {})
-        return data.get("create-type") == "streamOptimized"
 
 
 class CheckResult(msgspec.Struct, frozen=True, kw_only=True):

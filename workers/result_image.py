@@ -152,7 +152,7 @@ class ResultImage:
     def _facts(self, source: Disk, known: ImageInfo) -> ConversionFacts:
         return ConversionFacts(
             source=source.format,
-            source_packed=known.packed,
+            divisible=source.divisible,
             allocated_bytes=min(known.actual_size, known.virtual_size),
             target=self.disk.format,
             target_packed=self.compressed,

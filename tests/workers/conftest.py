@@ -95,6 +95,17 @@ def stream_vmdk(raw_disk: Path) -> Path:
     return convert_to(raw_disk, raw_disk.with_name("s.vmdk"), "vmdk", "-o", "subformat=streamOptimized")
 
 
+def processes_below(directory: Path) -> list[str]:
+    """Processes that work below a directory."""
+    found = []
+    for each in Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            found.append(str(each.readlink()))
+        except OSError:
+            continue
+    return [each for each in found if each.startswith(str(directory))]
+
+
 class RecordingReport:
     """The caller's side of progress: it remembers what it was told."""
 
