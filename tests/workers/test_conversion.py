@@ -1,0 +1,73 @@
+"""What is chosen for a conversion, row by row."""
+
+import msgspec
+import pytest
+
+from subjects.spec import ImageFormat
+from workers.conversion import ConversionFacts, choose_comparison, choose_options, usable_cores
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+FACTS = ConversionFacts(
+    source="vmdk", divisible=True, allocated_bytes=4 * GIB, target="qcow2", target_packed=True, cores=2
+)
+
+
+def but(**changes: object) -> ConversionFacts:
+    return msgspec.structs.replace(FACTS, **changes)
+
+
+@pytest.mark.parametrize(
+    ("target", "packed", "options"),
+    [
+        ("qcow2", True, ("-W",)),
+        ("qcow2", False, ("-W",)),
+        ("raw", False, ("-W",)),
+        ("vdi", False, ()),
+        ("vmdk", False, ()),
+        ("vmdk", True, ()),
+        ("vhd", False, ()),
+        ("vhdx", False, ()),
+    ],
+)
+def test_only_proven_drivers_are_written_out_of_order(
+    target: ImageFormat, packed: bool, options: tuple[str, ...]
+) -> None:
+    assert choose_options(but(target=target, target_packed=packed)).options == options
+
+
+@pytest.mark.parametrize(
+    ("facts", "parts", "at_once"),
+    [
+        (FACTS, 8, 2),
+        (but(cores=16), 16, 4),
+        (but(cores=1), 1, 1),
+        (but(divisible=False), 1, 1),
+        (but(allocated_bytes=100 * MIB), 1, 1),
+        (but(allocated_bytes=200 * MIB), 3, 2),
+        (but(allocated_bytes=200 * MIB, cores=16), 3, 3),
+        (but(target_packed=False), 8, 2),
+        (but(source="qcow2", target="raw", target_packed=False), 8, 2),
+        (but(source="raw"), 8, 2),
+        (but(source="raw", target="vmdk", target_packed=False), 8, 2),
+        (but(source="raw", target_packed=False), 1, 1),
+        (but(source="vhdx", target_packed=False), 1, 1),
+        (but(source="raw", target="raw", target_packed=False), 1, 1),
+    ],
+)
+def test_comparison_is_divided_where_reading_is_slow_and_there_is_much_to_read(
+    facts: ConversionFacts, parts: int, at_once: int
+) -> None:
+    found = choose_comparison(facts)
+    assert (found.parts, found.at_once) == (parts, at_once)
+
+
+@pytest.mark.parametrize("facts", [FACTS, but(cores=1), but(target="vdi"), but(divisible=False)])
+def test_every_choice_says_why(facts: ConversionFacts) -> None:
+    assert ": " in choose_options(facts).reason
+    assert ": " in choose_comparison(facts).reason
+
+
+def test_usable_cores_are_at_least_one() -> None:
+    assert usable_cores() >= 1
