@@ -9,6 +9,7 @@ import msgspec
 
 from h2kbus.errors import ErrorCode, OperationFailed
 from subjects.spec import ImageFormat
+from workers.child import required_tool
 from workers.formats import FORMATS
 from workers.formats.header import Window
 from workers.limits import METADATA, WORK, ToolLimits
@@ -26,6 +27,7 @@ _WITH_BACKING = frozenset({"qcow2", "vmdk"})
 _RANGE = "range.raw"
 _MAX_JSON = 4 * 1024 * 1024
 _PROGRESS = re.compile(r"\(\s*([0-9]{1,3}(?:\.[0-9]{1,6})?)/100%\)")
+_VERSIONS: dict[tuple[int, ...], str] = {}
 _DIFFERENT, _CHECK_CORRUPT, _CHECK_LEAKS, _CHECK_UNSUPPORTED = 1, 2, 3, 63
 _CHECK_VERDICTS = {
     0: "clean",
@@ -169,8 +171,13 @@ class QemuImg:
         return tuple(self._by_path(each) for each in self._tools.commands)
 
     async def version(self) -> str:
-        output = await self._tools.run([PROGRAM, "--version"], timeout=METADATA_SECONDS, allowance=BRIEF)
-        return output.stdout.decode("utf-8", "replace").partition("\n")[0]
+        """What the program says of itself. It is asked again only when another file has taken its place."""
+        program = _identity(required_tool(PROGRAM))
+        if program not in _VERSIONS:
+            argv = [PROGRAM, "--version"]
+            output = await self._tools.run(argv, timeout=METADATA_SECONDS, allowance=BRIEF)
+            _VERSIONS[program] = output.stdout.decode("utf-8", "replace").partition("\n")[0]
+        return _VERSIONS[program]
 
     async def info(self, disk: Disk) -> tuple[ImageInfo, bytes]:
         """What the image is, and qemu's own words. Raises IMAGE_CORRUPT if qemu cannot open it.
@@ -289,6 +296,11 @@ class QemuImg:
             # A descriptor's number may be the start of another one's.
             text = re.sub(rf"{re.escape(name)}(?!\d)", path.replace("\\", r"\\"), text)
         return text
+
+
+def _identity(program: str) -> tuple[int, ...]:
+    status = Path(program).stat()
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def _progress(on_fraction: OnFraction) -> OnLine:

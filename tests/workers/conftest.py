@@ -42,6 +42,11 @@ def convert_to(source: Path, target: Path, driver: str, *options: str) -> Path:
     return target
 
 
+def same_content(one: Path, one_driver: str, other: Path, other_driver: str) -> bool:
+    argv = ["qemu-img", "compare", "-q", "-f", one_driver, "-F", other_driver, str(one), str(other)]
+    return subprocess.run(argv, check=False, timeout=60).returncode == 0
+
+
 def protective_mbr(disk_bytes: int) -> bytes:
     entry = struct.pack("<B3sB3sII", 0, b"\0\2\0", 0xEE, b"\xff" * 3, 1, disk_bytes // 512 - 1)
     return bytes(446) + entry + bytes(48) + b"\x55\xaa"
