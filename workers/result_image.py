@@ -19,7 +19,13 @@ from workers.boot.command import PROGRAM as EMULATOR
 from workers.boot.proof import facts, named_files, prove_boot
 from workers.comparison import require_same_content
 from workers.context import JobContext
-from workers.conversion import ConversionFacts, choose_comparison, choose_options, usable_cores
+from workers.conversion import (
+    Compression,
+    ConversionFacts,
+    choose_comparison,
+    choose_options,
+    usable_cores,
+)
 from workers.formats import FORMATS
 from workers.outputs import StagedFile, intermediate_path, report_path, sync_file
 from workers.qemu import CheckResult, Disk, ImageInfo, OnFraction, QemuImg
@@ -155,7 +161,7 @@ class ResultImage:
             divisible=source.divisible,
             allocated_bytes=min(known.actual_size, known.virtual_size),
             target=self.disk.format,
-            target_packed=self.compressed,
+            compression=self._compression_type if self.compressed else None,
             cores=usable_cores(),
         )
 
@@ -175,7 +181,7 @@ class ResultImage:
         return self._parameters.firmware if isinstance(self._parameters, BootRepairParameters) else "auto"
 
     @property
-    def _compression_type(self) -> str:
+    def _compression_type(self) -> Compression:
         return (
             self._parameters.compression_type if isinstance(self._parameters, ConvertParameters) else "zlib"
         )

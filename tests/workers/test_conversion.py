@@ -4,13 +4,13 @@ import msgspec
 import pytest
 
 from subjects.spec import ImageFormat
-from workers.conversion import ConversionFacts, choose_comparison, choose_options, usable_cores
+from workers.conversion import Compression, ConversionFacts, choose_comparison, choose_options, usable_cores
 
 MIB = 1 << 20
 GIB = 1 << 30
 
 FACTS = ConversionFacts(
-    source="vmdk", divisible=True, allocated_bytes=4 * GIB, target="qcow2", target_packed=True, cores=2
+    source="vmdk", divisible=True, allocated_bytes=4 * GIB, target="qcow2", compression="zlib", cores=2
 )
 
 
@@ -19,22 +19,23 @@ def but(**changes: object) -> ConversionFacts:
 
 
 @pytest.mark.parametrize(
-    ("target", "packed", "options"),
+    ("target", "compression", "options"),
     [
-        ("qcow2", True, ("-W",)),
-        ("qcow2", False, ("-W",)),
-        ("raw", False, ("-W",)),
-        ("vdi", False, ()),
-        ("vmdk", False, ()),
-        ("vmdk", True, ()),
-        ("vhd", False, ()),
-        ("vhdx", False, ()),
+        ("qcow2", "zlib", ("-W",)),
+        ("qcow2", "zstd", ("-W",)),
+        ("qcow2", None, ("-W",)),
+        ("raw", None, ("-W",)),
+        ("vdi", None, ()),
+        ("vmdk", None, ()),
+        ("vmdk", "zlib", ()),
+        ("vhd", None, ()),
+        ("vhdx", None, ()),
     ],
 )
 def test_only_proven_drivers_are_written_out_of_order(
-    target: ImageFormat, packed: bool, options: tuple[str, ...]
+    target: ImageFormat, compression: Compression | None, options: tuple[str, ...]
 ) -> None:
-    assert choose_options(but(target=target, target_packed=packed)).options == options
+    assert choose_options(but(target=target, compression=compression)).options == options
 
 
 @pytest.mark.parametrize(
@@ -47,13 +48,13 @@ def test_only_proven_drivers_are_written_out_of_order(
         (but(allocated_bytes=100 * MIB), 1, 1),
         (but(allocated_bytes=200 * MIB), 3, 2),
         (but(allocated_bytes=200 * MIB, cores=16), 3, 3),
-        (but(target_packed=False), 8, 2),
-        (but(source="qcow2", target="raw", target_packed=False), 8, 2),
+        (but(compression=None), 8, 2),
+        (but(source="qcow2", target="raw", compression=None), 8, 2),
         (but(source="raw"), 8, 2),
-        (but(source="raw", target="vmdk", target_packed=False), 8, 2),
-        (but(source="raw", target_packed=False), 1, 1),
-        (but(source="vhdx", target_packed=False), 1, 1),
-        (but(source="raw", target="raw", target_packed=False), 1, 1),
+        (but(source="raw", target="vmdk", compression=None), 8, 2),
+        (but(source="raw", compression=None), 1, 1),
+        (but(source="vhdx", compression=None), 1, 1),
+        (but(source="raw", target="raw", compression=None), 1, 1),
     ],
 )
 def test_comparison_is_divided_where_reading_is_slow_and_there_is_much_to_read(

@@ -97,7 +97,7 @@ def _chosen(source: Source, target: Target) -> tuple[str, ...]:
         divisible=True,
         allocated_bytes=0,
         target="qcow2",
-        target_packed=target.compress,
+        compression="zlib" if target.compress else None,
         cores=usable_cores(),
     )
     return choose_options(facts).options
