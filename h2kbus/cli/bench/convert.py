@@ -56,7 +56,7 @@ TARGETS: Final = (
 )
 
 
-async def measure(size_mib: int = DEFAULT_MIB) -> dict[str, Any]:
+async def measure(size_mib: int = DEFAULT_MIB, rounds: int = ROUNDS) -> dict[str, Any]:
     """Disks of `size_mib` MiB to qcow2; every result is synced, and every source is in the page cache.
 
     Seconds are medians. `defaults` is qemu-img as it comes, `options` with what our table chooses, `job`
@@ -68,16 +68,18 @@ async def measure(size_mib: int = DEFAULT_MIB) -> dict[str, Any]:
             for source in SOURCES:
                 image = await anyio.to_thread.run_sync(_make_image, fleet.place, source, size_mib, density)
                 for target in TARGETS:
-                    seconds = await _compare(fleet, image, source, target)
+                    seconds = await _compare(fleet, image, source, target, rounds)
                     cells.append({"source": source.name, "disk": density, "target": target.name, **seconds})
                 image.unlink()
-    return {"size_mib": size_mib, "rounds": ROUNDS, "cells": cells}
+    return {"size_mib": size_mib, "rounds": rounds, "cells": cells}
 
 
-async def _compare(fleet: Fleet, image: Path, source: Source, target: Target) -> dict[str, float]:
+async def _compare(
+    fleet: Fleet, image: Path, source: Source, target: Target, rounds: int
+) -> dict[str, float]:
     same = (*_chosen(source, target), *target.same)
     taken: dict[str, list[float]] = {"defaults": [], "options": [], "job": [], "proven": []}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         taken["defaults"].append(await anyio.to_thread.run_sync(_plain, image, source, target.default))
         taken["job"].append(await _job(fleet, image, source, target, ("convert",)))
         taken["options"].append(await anyio.to_thread.run_sync(_plain, image, source, same))
