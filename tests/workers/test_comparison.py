@@ -15,6 +15,7 @@ from subjects.spec import ImageFormat
 from tests.workers.conftest import MIB, convert_to, processes_below
 from workers.comparison import GRAIN, Comparison, parts_of, require_same_content
 from workers.formats import FORMATS
+from workers.formats.header import Window
 from workers.joblog import JobLog
 from workers.process import ToolRunner
 from workers.qemu import Disk, Part, QemuImg
@@ -66,6 +67,7 @@ class Pair:
         self.qemu = QemuImg(ToolRunner(log, scratch, confined=True))
         self.fractions: list[float] = []
         self.layered = False
+        self.window: Window | None = None
 
     def write(self, source: Content, target: Content, image_format: ImageFormat, *options: str) -> None:
         (self.place / "source.raw").write_bytes(source)
@@ -88,15 +90,23 @@ class Pair:
         subprocess.run(argv, check=True, cwd=self.scratch, timeout=60)
         self.layered = True
 
+    def put_source_into_archive(self) -> None:
+        """Between foreign bytes, as in a tar file."""
+        source = self.place / "source.raw"
+        inside = source.read_bytes()
+        source.write_bytes(os.urandom(512) + inside + os.urandom(1024))
+        self.window = Window(512, len(inside))
+
     async def compare(self, how: Comparison = HOW) -> None:
         descriptor = os.open(self.place / "source.raw", os.O_RDONLY)
         try:
-            source = Disk(path=self.place / "source.raw", format="raw", descriptor=descriptor)
+            path = self.place / "source.raw"
+            source = Disk(path=path, format="raw", descriptor=descriptor, window=self.window)
             path = self.scratch / "output"
             target = Disk(
                 path=path, inside="output", format=self.format, made_here=True, layered=self.layered
             )
-            size = (self.place / "source.raw").stat().st_size
+            size = self.window.size if self.window else (self.place / "source.raw").stat().st_size
             await require_same_content(self.qemu, source, target, size, how, self.fractions.append)
         finally:
             os.close(descriptor)
@@ -152,6 +162,24 @@ async def test_target_that_ends_early_is_no_success(pair: Pair) -> None:
     pair.write(same, bytes(same[: 7 * MIB]), "qcow2")
     with pytest.raises(OperationFailed):
         await pair.compare()
+
+
+async def test_source_inside_an_archive_is_compared_by_its_own_offsets(pair: Pair) -> None:
+    same = content()[: 17 * MIB]
+    pair.write(same, same, "qcow2")
+    pair.put_source_into_archive()
+    await pair.compare()
+
+
+async def test_last_byte_of_a_source_inside_an_archive_counts(pair: Pair) -> None:
+    source = content()[: 17 * MIB]
+    target = source.copy()
+    target[-1] ^= 1
+    pair.write(source, target, "qcow2")
+    pair.put_source_into_archive()
+    with pytest.raises(OperationFailed) as caught:
+        await pair.compare()
+    assert caught.value.error_code is ErrorCode.CONTENT_MISMATCH
 
 
 async def test_layer_equals_what_is_below_it(pair: Pair) -> None:
