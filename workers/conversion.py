@@ -20,7 +20,7 @@ MOST_AT_ONCE: Final = 4
 PARTS_EACH: Final = 4
 """Content is rarely spread evenly: who is done with an empty part takes another."""
 
-LEAST_PART_BYTES: Final = 64 << 20
+LEAST_PART_BYTES: Final = 32 << 20
 """A part with less content is compared faster than its tool starts."""
 
 
