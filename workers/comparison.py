@@ -39,7 +39,9 @@ async def require_same_content(
     async def take_turns() -> None:
         for number, part in waiting:
             if not await qemu.compare(one.only(part), other.only(part), progress.of(number)):
-                raise OperationFailed(ErrorCode.CONTENT_MISMATCH, f"{other.path} differs from {one.path}")
+                raise OperationFailed(
+                    ErrorCode.CONTENT_MISMATCH, f"the {other.format} image differs from {one.path}"
+                )
 
     await side_by_side(*itertools.repeat(take_turns, how.at_once))
 
