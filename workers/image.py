@@ -2,7 +2,9 @@
 
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import anyio
 import msgspec
@@ -20,6 +22,7 @@ from workers.formats.vmdk import Extent, extent_findings, extents_of
 from workers.links import DIRECTORY, link_files
 from workers.qemu import Disk, ImageInfo, QemuImg
 from workers.regular import OpenFile, open_image_file, open_regular
+from workers.side_by_side import side_by_side
 from workers.site import ANYWHERE, Site
 from workers.workplace import Workplace
 
@@ -107,8 +110,9 @@ class CheckedImage:
         Raises IMAGE_CORRUPT if it cannot open the image, IMAGE_UNSAFE if it sees what we did not, and
         FORMAT_MISMATCH if it would take the image for one of another format.
         """
-        info, words = await qemu.info(self.disk)
-        second = await qemu.opinion(self.disk)
+        disk = self.disk
+        found, second = await side_by_side(partial(qemu.info, disk), partial(qemu.opinion, disk))
+        info, words = cast("tuple[ImageInfo, bytes]", found)
         for each in (*_doubts(info, self.header, self._gate), *_disagreement(self.header, second)):
             raise self._refusal(each)
         if self._content.window:

@@ -90,6 +90,7 @@ class ToolRunner:
         self.commands: list[str] = []
         self.runs: list[ToolRun] = []
         self._grace_seconds = grace_seconds
+        self._sealing = anyio.Lock()
 
     async def run(
         self,
@@ -170,8 +171,10 @@ class ToolRunner:
         sandboxed = self._confined and not allowance.host
         command = command_line([required_tool(argv[0]), *argv[1:]], allowance, sandboxed=sandboxed)
         if sandboxed:
-            for each in pass_fds:
-                await seal(each, self.scratch)
+            # Tools that start at once would seal their image as often.
+            async with self._sealing:
+                for each in pass_fds:
+                    await seal(each, self.scratch)
         self.commands.append(shlex.join(argv))
         self.log.line(f"run: {self.commands[-1]}")
         return Child(

@@ -9,6 +9,7 @@ import msgspec
 
 from h2kbus.errors import ErrorCode, OperationFailed
 from subjects.spec import ImageFormat
+from workers.child import required_tool
 from workers.formats import FORMATS
 from workers.formats.header import Window
 from workers.limits import METADATA, WORK, ToolLimits
@@ -27,6 +28,7 @@ _WITH_BACKING = frozenset({"qcow2", "vmdk"})
 _RANGE = "range.raw"
 _MAX_JSON = 4 * 1024 * 1024
 _PROGRESS = re.compile(r"\(\s*([0-9]{1,3}(?:\.[0-9]{1,6})?)/100%\)")
+_VERSIONS: dict[tuple[int, ...], str] = {}
 _DIFFERENT, _CHECK_CORRUPT, _CHECK_LEAKS, _CHECK_UNSUPPORTED = 1, 2, 3, 63
 _CHECK_VERDICTS = {
     0: "clean",
@@ -36,13 +38,26 @@ _CHECK_VERDICTS = {
 }
 
 
+class Part(msgspec.Struct, frozen=True):
+    """A part of a disk's content, in bytes and whole sectors; without a size it goes to the disk's end."""
+
+    offset: int
+    size: int | None = None
+
+    @property
+    def node(self) -> dict[str, Any]:
+        size = {} if self.size is None else {"size": self.size}
+        return {"driver": "raw", "offset": self.offset, **size}
+
+
 class Disk(msgspec.Struct, frozen=True, kw_only=True):
     """An image as qemu gets it: by a name that it cannot take for a protocol, and with its format.
 
     `path` is what messages call it. A source has its `descriptor`, which is handed down to the tool, or
     stands in the scratch directory as links to the descriptors in `linked`, by the name `inside`. `window`
     is the part of the file that is the image, in whole sectors, and `backing` what a layer builds on. An
-    image that was `made_here` is in the scratch directory too, and describes itself what is below it.
+    image that was `made_here` is in the scratch directory too, and describes itself what is below it if it
+    is `layered`. With `part`, it is only that part of the disk.
     """
 
     path: Path
@@ -53,6 +68,8 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
     window: Window | None = None
     backing: "Disk | None" = None
     made_here: bool = False
+    layered: bool = False
+    part: "Part | None" = None
 
     @property
     def file(self) -> str:
@@ -63,7 +80,7 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        return f"file:{self.file}" if self.made_here else f"json:{msgspec.json.encode(self.node).decode()}"
+        return f"file:{self.file}" if self._plain else f"json:{msgspec.json.encode(self.node).decode()}"
 
     @property
     def node(self) -> dict[str, Any]:
@@ -75,7 +92,22 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
         node: dict[str, Any] = {"driver": self.driver, "file": file}
         if self.format in _WITH_BACKING and not self.made_here:
             node["backing"] = self.backing.node if self.backing else None
-        return node
+        return {**self.part.node, "file": node} if self.part else node
+
+    @property
+    def divisible(self) -> bool:
+        """Whether qemu-img may be shown parts of it.
+
+        Not of an image that builds on another one: in a part of it, qemu (7.2) takes for zeros what is not
+        in its topmost layer.
+        """
+        return self.backing is None and not self.layered
+
+    def only(self, part: "Part | None") -> "Disk":
+        """That part of the disk; all of it for None. Raises ValueError for one that is not divisible."""
+        if part and not self.divisible:
+            raise ValueError(f"{self.path} has layers and cannot be read in parts")
+        return msgspec.structs.replace(self, part=part)
 
     @property
     def handed(self) -> tuple[int, ...]:
@@ -90,11 +122,16 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
 
     def flags(self, option: str = "-f") -> list[str]:
         """How qemu-img is told the format of what `name` names; a node tells it itself."""
-        return [option, self.driver] if self.made_here else []
+        return [option, self.driver] if self._plain else []
 
     @property
     def driver(self) -> str:
         return FORMATS[self.format].qemu
+
+    @property
+    def _plain(self) -> bool:
+        """Whether a name and a format say it all."""
+        return self.made_here and self.part is None
 
 
 class ImageInfo(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
@@ -135,8 +172,13 @@ class QemuImg:
         return tuple(self._by_path(each) for each in self._tools.commands)
 
     async def version(self) -> str:
-        output = await self._tools.run([PROGRAM, "--version"], timeout=METADATA_SECONDS, allowance=BRIEF)
-        return output.stdout.decode("utf-8", "replace").partition("\n")[0]
+        """What the program says of itself. It is asked again only when another file has taken its place."""
+        program = _identity(required_tool(PROGRAM))
+        if program not in _VERSIONS:
+            argv = [PROGRAM, "--version"]
+            output = await self._tools.run(argv, timeout=METADATA_SECONDS, allowance=BRIEF)
+            _VERSIONS[program] = output.stdout.decode("utf-8", "replace").partition("\n")[0]
+        return _VERSIONS[program]
 
     async def info(self, disk: Disk) -> tuple[ImageInfo, bytes]:
         """What the image is, and qemu's own words. Raises IMAGE_CORRUPT if qemu cannot open it.
@@ -256,6 +298,11 @@ class QemuImg:
             # A descriptor's number may be the start of another one's.
             text = re.sub(rf"{re.escape(name)}(?!\d)", path.replace("\\", r"\\"), text)
         return text
+
+
+def _identity(program: str) -> tuple[int, ...]:
+    status = Path(program).stat()
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def _progress(on_fraction: OnFraction) -> OnLine:

@@ -17,7 +17,15 @@ from subjects.builtin import (
 from workers.account import Account
 from workers.boot.command import PROGRAM as EMULATOR
 from workers.boot.proof import facts, named_files, prove_boot
+from workers.comparison import require_same_content
 from workers.context import JobContext
+from workers.conversion import (
+    Compression,
+    ConversionFacts,
+    choose_comparison,
+    choose_options,
+    usable_cores,
+)
 from workers.formats import FORMATS
 from workers.outputs import StagedFile, intermediate_path, report_path, sync_file
 from workers.qemu import CheckResult, Disk, ImageInfo, OnFraction, QemuImg
@@ -43,6 +51,7 @@ class ResultImage:
         self._account = account
         self._parameters: ConvertParameters | RepairParameters = job.parameters
         self.booted: dict[str, Any] = {}
+        self.info: ImageInfo | None = None
         self.disk = Disk(
             path=place.private.path / _NAME,
             inside=_NAME,
@@ -74,11 +83,16 @@ class ResultImage:
         packed = self.disk.format == "qcow2" and self._parameters.compress
         return packed or self._subformat == "streamOptimized"
 
-    async def write(self, source: Disk, size: int) -> ImageInfo:
-        """Write the content of `source`, a disk of `size` bytes, in the result's format."""
-        await self._qemu.convert(source, self.disk, self._options(), self.progress(size))
-        info, self._account.kept["output-info.json"] = await self._qemu.info(self.disk)
-        return info
+    async def write(self, source: Disk, known: ImageInfo) -> None:
+        """Write the content of `source`, of which `known` is known, in the result's format."""
+        choice = choose_options(self._facts(source, known))
+        self._place.log.line(f"convert: {choice.reason}")
+        options = [*choice.options, *self._format_options()]
+        await self._qemu.convert(source, self.disk, options, self.progress(known.virtual_size))
+
+    async def learn(self) -> None:
+        """Read the written image's header, as `info` says from then on."""
+        self.info, self._account.kept["output-info.json"] = await self._qemu.info(self.disk)
 
     async def sync(self) -> None:
         if self._job.spec.artifacts.store_fixed_image:
@@ -94,8 +108,9 @@ class ResultImage:
             raise OperationFailed(ErrorCode.CONTENT_MISMATCH, message)
         return found
 
-    def require_size(self, before: int, after: int) -> None:
+    def require_size(self, before: int) -> None:
         """A format may round the disk's size up a little, but never down. Raises CONTENT_MISMATCH."""
+        after = self.known.virtual_size
         if not before <= after <= before + _ROUNDING_BYTES:
             message = f"the result is a disk of {after} bytes, the source is one of {before}"
             raise OperationFailed(ErrorCode.CONTENT_MISMATCH, message)
@@ -103,11 +118,11 @@ class ResultImage:
             words = f"the format rounds the disk up from {before} to {after} bytes"
             self._account.warnings.append(words)
 
-    async def require_same(self, source: Disk, name: object, size: int) -> None:
+    async def require_same(self, source: Disk, known: ImageInfo, on_fraction: OnFraction) -> None:
         """Compare the whole content. Raises CONTENT_MISMATCH."""
-        if not await self._qemu.compare(source, self.disk, self.progress(size)):
-            message = f"the {self.disk.format} image differs from {name} and was thrown away"
-            raise OperationFailed(ErrorCode.CONTENT_MISMATCH, message)
+        how = choose_comparison(self._facts(source, known))
+        self._place.log.line(f"compare: {how.reason}")
+        await require_same_content(self._qemu, source, self.disk, known.virtual_size, how, on_fraction)
 
     async def boot(self) -> None:
         """Boot the image, if the job asks for it. Raises BOOT_FAILED, with the evidence kept."""
@@ -120,9 +135,16 @@ class ResultImage:
         self._account.evidence += named_files(verdict).values()
         self.booted = {"boot": facts(verdict)}
 
-    def facts(self, info: ImageInfo) -> dict[str, Any]:
+    @property
+    def known(self) -> ImageInfo:
+        """What `learn` has found."""
+        if self.info is None:
+            raise ValueError("the result was not read yet")
+        return self.info
+
+    def facts(self) -> dict[str, Any]:
         """What the report says of the image; sizes are in bytes."""
-        described: dict[str, Any] = msgspec.to_builtins(info)
+        described: dict[str, Any] = msgspec.to_builtins(self.known)
         return {"path": str(self.target), **described, **self.booted}
 
     def progress(self, size: int) -> OnFraction:
@@ -133,13 +155,19 @@ class ResultImage:
 
         return advance
 
-    def _options(self) -> list[str]:
-        """qemu-img's options for the result.
+    def _facts(self, source: Disk, known: ImageInfo) -> ConversionFacts:
+        return ConversionFacts(
+            source=source.format,
+            divisible=source.divisible,
+            allocated_bytes=min(known.actual_size, known.virtual_size),
+            target=self.disk.format,
+            compression=self._compression_type if self.compressed else None,
+            cores=usable_cores(),
+        )
 
-        `-W` lets it write out of order: never slower than the default in our measurements, and a quarter
-        faster with compression.
-        """
-        options = ["-W"] if FORMATS[self.disk.format].out_of_order else []
+    def _format_options(self) -> list[str]:
+        """qemu-img's options for what the job wants the result to be."""
+        options = []
         if self.disk.format == "qcow2" and self.compressed:
             options += ["-c", "-o", f"compression_type={self._compression_type}"]
         if self._subformat is not None:
@@ -153,7 +181,7 @@ class ResultImage:
         return self._parameters.firmware if isinstance(self._parameters, BootRepairParameters) else "auto"
 
     @property
-    def _compression_type(self) -> str:
+    def _compression_type(self) -> Compression:
         return (
             self._parameters.compression_type if isinstance(self._parameters, ConvertParameters) else "zlib"
         )

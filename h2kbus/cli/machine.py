@@ -1,6 +1,7 @@
 """Commands about this machine and this program: doctor, schema, demo, bench."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -80,6 +81,7 @@ def demo(
 def bench(
     context: typer.Context,
     only: Annotated[str | None, typer.Option(help="One part: pipeline, latency, convert or memory.")] = None,
+    convert_size: Annotated[int, typer.Option(min=8, help="MiB of the disks that are converted.")] = 64,
 ) -> None:
     """Measure the bus, and print the ratios.
 
@@ -89,7 +91,8 @@ def bench(
 
     if only is not None and only not in PARTS:
         raise SettingsError(f"--only {only!r}: choose one of {', '.join(PARTS)}")
-    figures = run_async(measure, [only] if only else list(PARTS))
+    parts = [only] if only else list(PARTS)
+    figures = run_async(partial(measure, convert_mib=convert_size), parts)
     if context.obj.json:
         print_json(figures)
     else:

@@ -42,6 +42,11 @@ def convert_to(source: Path, target: Path, driver: str, *options: str) -> Path:
     return target
 
 
+def same_content(one: Path, one_driver: str, other: Path, other_driver: str) -> bool:
+    argv = ["qemu-img", "compare", "-q", "-f", one_driver, "-F", other_driver, str(one), str(other)]
+    return subprocess.run(argv, check=False, timeout=60).returncode == 0
+
+
 def protective_mbr(disk_bytes: int) -> bytes:
     entry = struct.pack("<B3sB3sII", 0, b"\0\2\0", 0xEE, b"\xff" * 3, 1, disk_bytes // 512 - 1)
     return bytes(446) + entry + bytes(48) + b"\x55\xaa"
@@ -93,6 +98,17 @@ def vmdk(raw_disk: Path) -> Path:
 @pytest.fixture(scope="session")
 def stream_vmdk(raw_disk: Path) -> Path:
     return convert_to(raw_disk, raw_disk.with_name("s.vmdk"), "vmdk", "-o", "subformat=streamOptimized")
+
+
+def processes_below(directory: Path) -> list[str]:
+    """Processes that work below a directory."""
+    found = []
+    for each in Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            found.append(str(each.readlink()))
+        except OSError:
+            continue
+    return [each for each in found if each.startswith(str(directory))]
 
 
 class RecordingReport:

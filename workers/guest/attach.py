@@ -105,6 +105,7 @@ async def overlay(place: Workplace, source: Disk) -> AsyncIterator[Disk]:
         format="qcow2",
         linked=below.handed,
         made_here=True,
+        layered=True,
     )
     argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", below.driver, "-b", below.name]
     await place.tools.run([*argv, "--", layer.name], allowance=BRIEF, pass_fds=layer.handed)

@@ -1,10 +1,9 @@
 """convert: the image's content in another format, proven to be the same content."""
 
-from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any
 
-import anyio
 import msgspec
 
 from h2kbus.errors import ErrorCode, OperationFailed
@@ -13,8 +12,9 @@ from workers.account import Account
 from workers.context import JobContext, OperationResult
 from workers.image import CheckedImage, open_job_image
 from workers.outputs import free_bytes, require_free
-from workers.qemu import PROGRAM, Disk, ImageInfo, QemuImg
+from workers.qemu import PROGRAM, CheckResult, Disk, ImageInfo, QemuImg
 from workers.result_image import ResultImage
+from workers.side_by_side import side_by_side
 from workers.workplace import Workplace
 
 _LIKE_QCOW2 = frozenset({"qcow2", "raw", "vmdk"})
@@ -55,7 +55,8 @@ class _Conversion:
         self._qemu = QemuImg(place.tools)
         self._account = Account(job, place)
         self._source_info: ImageInfo | None = None
-        self._output_info: ImageInfo | None = None
+        self._found: CheckResult | None = None
+        self._checked = False
         self.result = ResultImage(job, place, self._qemu, self._account)
 
     def open_image(self) -> AbstractAsyncContextManager[CheckedImage]:
@@ -63,7 +64,10 @@ class _Conversion:
 
     async def probe(self, image: CheckedImage) -> None:
         """Learn the source's size, and warn if the result may not fit."""
-        self._source_info, self._account.kept["source-info.json"] = await image.examine(self._qemu)
+        (self._source_info, words), _ = await side_by_side(
+            partial(image.examine, self._qemu), self._learn_version
+        )
+        self._account.kept["source-info.json"] = words
         self._account.warnings += image.warnings
         if image.format == "qcow2":
             await self._check_source(image.disk)
@@ -73,18 +77,16 @@ class _Conversion:
         """Write the output into the scratch directory."""
         target = self.result.disk.format
         self._job.report.enter("convert", f"writing {target}")
-        self._output_info = await self.result.write(source, self._known_source.virtual_size)
+        await self.result.write(source, self._known_source)
         self._account.notes.add("convert", "applied", f"{source.format} to {target}")
 
     async def prove(self, source: Disk) -> None:
-        """Check and compare while the output is on its way to stable storage."""
-        failures: list[OperationFailed] = []
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._collect, failures, self.result.sync())
-            group.start_soon(self._collect, failures, self._learn_version())
-            await self._collect(failures, self._check_and_compare(source))
-        for failure in failures:
-            raise failure
+        """Check and compare at once, while the output is on its way to stable storage."""
+        self._job.report.enter("check")
+        compare = partial(self._compare, source)
+        await side_by_side(self.result.sync, self.result.learn, self._check_output, compare)
+        self.result.require_size(self._known_source.virtual_size)
+        self._note_proof()
 
     async def publish(self, image: CheckedImage) -> OperationResult:
         """Give the results their final names; the last thing that happens."""
@@ -92,13 +94,13 @@ class _Conversion:
         source: dict[str, Any] = msgspec.to_builtins(self._known_source)
         return await self._account.publish(
             image={"path": str(image.path), **source, "sha256": image.checksum, **image.container},
-            output=self.result.facts(self._known_output),
+            output=self.result.facts(),
             commands=self._qemu.commands,
             fixed_image=self.result.staged,
             summary={
                 "source_format": image.format,
                 "output_format": self.result.disk.format,
-                "virtual_size": self._known_output.virtual_size,
+                "virtual_size": self.result.known.virtual_size,
                 "output_bytes": self.result.file.stat().st_size,
                 "actions": self._account.outcomes,
                 **self.result.booted,
@@ -134,50 +136,44 @@ class _Conversion:
             self._account.warnings.append(f"the result may need {needed} bytes and {free} are free")
             self._place.log.line(self._account.warnings[-1])
 
-    async def _collect(self, failures: list[OperationFailed], step: Coroutine[Any, Any, None]) -> None:
-        """Await one step; its failure must not leave the task group as a group of errors."""
-        try:
-            await step
-        except OperationFailed as failure:
-            failures.append(failure)
-
     async def _learn_version(self) -> None:
         self._account.tools[PROGRAM] = await self._qemu.version()
 
-    async def _check_and_compare(self, source: Disk) -> None:
-        await self._check_output()
-        await self._compare(source)
-
     async def _check_output(self) -> None:
-        self._job.report.enter("check")
-        if not self._job.wants("check"):
-            return self._account.notes.add("check", "skipped", "not among the requested actions")
-        found = await self.result.check()
-        if found is None:
-            words = f"{self.result.disk.format} has nothing to check"
-            return self._account.notes.add("check", "not needed", words)
-        self._account.kept["check.txt"] = f"{found.verdict}: {found.detail}\n".encode()
-        return self._account.notes.add("check", "applied", found.verdict)
+        if self._job.wants("check"):
+            self._found = await self.result.check()
+        self._job.report.enter("compare", "comparing the result with the source")
+        self._checked = True
 
     async def _compare(self, source: Disk) -> None:
-        self._job.report.enter("compare", "comparing the result with the source")
-        size = self._known_source.virtual_size
-        self.result.require_size(size, self._known_output.virtual_size)
         if not self._job.wants("compare"):
-            return self._account.notes.add("compare", "skipped", "not among the requested actions")
-        await self.result.require_same(source, source.path, size)
-        return self._account.notes.add("compare", "applied", "the content is equal")
+            return
+        advance = self.result.progress(self._known_source.virtual_size)
+
+        def after_the_check(fraction: float) -> None:
+            if self._checked:
+                advance(fraction)
+
+        await self.result.require_same(source, self._known_source, after_the_check)
+
+    def _note_proof(self) -> None:
+        """In the order of the actions, whichever was done first."""
+        left_out = "not among the requested actions"
+        notes, found = self._account.notes, self._found
+        if not self._job.wants("check"):
+            notes.add("check", "skipped", left_out)
+        elif found is None:
+            notes.add("check", "not needed", f"{self.result.disk.format} has nothing to check")
+        else:
+            self._account.kept["check.txt"] = f"{found.verdict}: {found.detail}\n".encode()
+            notes.add("check", "applied", found.verdict)
+        if self._job.wants("compare"):
+            notes.add("compare", "applied", "the content is equal")
+        else:
+            notes.add("compare", "skipped", left_out)
 
     @property
     def _known_source(self) -> ImageInfo:
-        return _known(self._source_info)
-
-    @property
-    def _known_output(self) -> ImageInfo:
-        return _known(self._output_info)
-
-
-def _known(info: ImageInfo | None) -> ImageInfo:
-    if info is None:
-        raise ValueError("the image has not been probed yet")
-    return info
+        if self._source_info is None:
+            raise ValueError("the image has not been probed yet")
+        return self._source_info

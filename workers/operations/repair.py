@@ -4,6 +4,7 @@
 """
 
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -23,6 +24,7 @@ from workers.repairs.table import REPAIRS
 from workers.repairs.windows import ACTION as WINDOWS_DRIVERS
 from workers.repairs.windows import Windows, convert_windows, read_windows, require_capability
 from workers.result_image import ResultImage
+from workers.side_by_side import side_by_side
 from workers.workplace import Workplace
 
 _CONVERTS_WITHOUT_GUEST = frozenset({"offline_fix"})
@@ -64,7 +66,6 @@ class _Mending:
         self._account = Account(job, place)
         self._rescue_commands: list[str] = []
         self._source: ImageInfo | None = None
-        self._output: ImageInfo | None = None
         self._facts: dict[str, Any] = {}
         self._windows: Windows | None = None
         self._tried = self._planned = 0
@@ -121,12 +122,11 @@ class _Mending:
         """Write the layer and the source below it as one image, and prove that it holds the same."""
         size = self._known_source.virtual_size
         self._job.report.enter("write", f"writing {self.result.disk.format}")
-        self._output = await self.result.write(layer, size)
+        await self.result.write(layer, self._known_source)
         self._job.report.enter("verify", "comparing the result with what was repaired")
-        self.result.require_size(size, self._output.virtual_size)
-        await self.result.check()
-        await self.result.require_same(layer, "what was repaired", size)
-        await self.result.sync()
+        compare = partial(self.result.require_same, layer, self._known_source, self.result.progress(size))
+        await side_by_side(self.result.sync, self.result.learn, self.result.check, compare)
+        self.result.require_size(size)
 
     async def publish(self, image: CheckedImage) -> OperationResult:
         """Give the results their final names; the last thing that happens."""
@@ -139,7 +139,7 @@ class _Mending:
                 **image.container,
                 **self._facts,
             },
-            output=self.result.facts(_known(self._output)),
+            output=self.result.facts(),
             commands=(*self._qemu.commands, *self._rescue_commands),
             fixed_image=self.result.staged,
             summary={**self._facts, "actions": self._account.outcomes, **self.result.booted},
@@ -231,13 +231,9 @@ class _Mending:
 
     @property
     def _known_source(self) -> ImageInfo:
-        return _known(self._source)
-
-
-def _known(info: ImageInfo | None) -> ImageInfo:
-    if info is None:
-        raise ValueError("the image has not been probed yet")
-    return info
+        if self._source is None:
+            raise ValueError("the image has not been probed yet")
+        return self._source
 
 
 def _builtins(info: ImageInfo) -> dict[str, Any]:

@@ -6,16 +6,11 @@ import anyio
 import pytest
 
 from h2kbus.errors import AttemptStopped, ErrorCode, OperationFailed
-from tests.workers.conftest import Bench, convert_to, qemu_img
+from tests.workers.conftest import Bench, convert_to, processes_below, qemu_img, same_content
 
 pytestmark = pytest.mark.anyio
 
 DRIVERS = {"raw": "raw", "qcow2": "qcow2", "vmdk": "vmdk", "vdi": "vdi", "vhd": "vpc", "vhdx": "vhdx"}
-
-
-def same_content(one: Path, one_driver: str, other: Path, other_driver: str) -> bool:
-    argv = ["qemu-img", "compare", "-q", "-f", one_driver, "-F", other_driver, str(one), str(other)]
-    return subprocess.run(argv, check=False, timeout=60).returncode == 0
 
 
 @pytest.mark.parametrize("target", DRIVERS)
@@ -191,18 +186,7 @@ async def test_cancelling_in_the_middle_leaves_no_process_and_no_file(bench: Ben
         await bench.run("convert", image)
     assert scope.cancelled_caught
     assert bench.names() == []
-    assert not running_in(bench.out)
-
-
-def running_in(directory: Path) -> list[str]:
-    """Processes that work below a directory."""
-    found = []
-    for each in Path("/proc").glob("[0-9]*/cwd"):
-        try:
-            found.append(str(each.readlink()))
-        except OSError:
-            continue
-    return [each for each in found if each.startswith(str(directory))]
+    assert not processes_below(bench.out)
 
 
 @pytest.mark.parametrize("driver", ["vmdk", "vdi", "vhdx", "vpc", "qcow2"])
