@@ -7,13 +7,13 @@ that nothing is ever looked up before it is written, replaced or purged, and a w
 import base64
 import hashlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from typing import Final
 
 import msgspec
 
 from h2kbus.connection import Connection
-from h2kbus.errors import BusError, InvalidMessage
+from h2kbus.errors import BusError, InvalidMessage, RevisionConflict
 from subjects.codec import decode
 from subjects.topology import Topology
 
@@ -21,6 +21,8 @@ CHUNK_BYTES: Final = 128 * 1024
 """The size of a chunk in NATS's own object stores."""
 LARGEST_BYTES: Final = 64 * 1024 * 1024
 """More than any artifact has: one that claims more is not read."""
+
+_EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 
 
 class Artifact(msgspec.Struct, frozen=True):
@@ -39,15 +41,76 @@ def log_name(job_id: str, attempt: int) -> str:
     return f"{job_id}/{attempt}/log"
 
 
-async def put(connection: Connection, topology: Topology, name: str, data: bytes) -> None:
-    """Store an object under a name that has none: its chunks first, then what it is. Raises BusError."""
-    store, nuid = topology.artifacts_store, secrets.token_hex(11)
-    chunks = [data[start : start + CHUNK_BYTES] for start in range(0, len(data), CHUNK_BYTES)]
-    for chunk in chunks:
-        await connection.publish(f"$O.{store}.C.{nuid}", chunk)
-    digest = _digest(hashlib.sha256(data).digest())
-    info = Artifact(name, store, nuid, len(data), len(chunks), digest)
-    await connection.publish(_described_at(topology, name), msgspec.json.encode(info))
+def report_name(job_id: str, attempt: int) -> str:
+    """The report of an attempt that succeeded."""
+    return f"{job_id}/{attempt}/report"
+
+
+class Upload:
+    """An object on its way into the store: its chunks, each stored once, and then what it is.
+
+    A chunk of which it is not known whether it was stored may be written again.
+    """
+
+    def __init__(self, connection: Connection, topology: Topology, name: str) -> None:
+        self.size = 0
+        self._connection = connection
+        self._topology = topology
+        self._name = name
+        self._nuid = secrets.token_hex(11)
+        self._chunks = 0
+        self._seen = hashlib.sha256()
+        self._last: int | None = 0
+        self._unsure = False
+
+    @property
+    def chunks_subject(self) -> str:
+        return _chunks_at(self._topology, self._nuid)
+
+    async def write(self, chunk: bytes) -> None:
+        """Store at most `CHUNK_BYTES` more. Raises BusError; then only the same chunk may come next."""
+        expected = {} if self._last is None else {_EXPECTED: str(self._last)}
+        try:
+            self._last = await self._connection.publish(self.chunks_subject, chunk, expected)
+        except RevisionConflict:
+            if not self._unsure:
+                raise
+            # It had been stored, and only the answer was lost; under which number, nobody says.
+            self._last = None
+        except BusError:
+            self._unsure = True
+            raise
+        self._unsure = False
+        self._chunks += 1
+        self.size += len(chunk)
+        self._seen.update(chunk)
+
+    async def finish(self) -> Artifact:
+        """Store what the object is: only now it can be found. Raises BusError, and may be called again."""
+        digest = _digest(self._seen.digest())
+        store = self._topology.artifacts_store
+        made = Artifact(self._name, store, self._nuid, self.size, self._chunks, digest)
+        await self._connection.publish(_described_at(self._topology, self._name), msgspec.json.encode(made))
+        return made
+
+
+async def put(
+    connection: Connection, topology: Topology, name: str, source: bytes | AsyncIterable[bytes]
+) -> Artifact:
+    """Store an object under a name that has none, a chunk in memory at a time. Raises BusError."""
+    upload = Upload(connection, topology, name)
+    async for piece in _pieces(source):
+        for start in range(0, len(piece), CHUNK_BYTES):
+            await upload.write(piece[start : start + CHUNK_BYTES])
+    return await upload.finish()
+
+
+async def _pieces(source: bytes | AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    if isinstance(source, bytes):
+        yield source
+        return
+    async for piece in source:
+        yield piece
 
 
 async def find(connection: Connection, topology: Topology, name: str) -> Artifact | None:
@@ -61,8 +124,7 @@ async def read(connection: Connection, topology: Topology, artifact: Artifact) -
     if artifact.size > LARGEST_BYTES or not artifact.nuid.isalnum():
         raise InvalidMessage(f"{artifact.name} is no artifact of ours")
     seen, size = hashlib.sha256(), 0
-    chunks = f"$O.{topology.artifacts_store}.C.{artifact.nuid}"
-    async for stored in connection.read(_stream(topology), chunks):
+    async for stored in connection.read(_stream(topology), _chunks_at(topology, artifact.nuid)):
         size += len(stored.data)
         if size > artifact.size:
             break
@@ -74,6 +136,10 @@ async def read(connection: Connection, topology: Topology, artifact: Artifact) -
 
 def _stream(topology: Topology) -> str:
     return f"OBJ_{topology.artifacts_store}"
+
+
+def _chunks_at(topology: Topology, nuid: str) -> str:
+    return f"$O.{topology.artifacts_store}.C.{nuid}"
 
 
 def _described_at(topology: Topology, name: str) -> str:

@@ -134,6 +134,8 @@ def _context(
             lambda: lease.publication is not None,
             confined=CONFINED in means.capabilities,
         ) as place:
+            if not places:
+                lease.log_from = place.log.began
             places.append(place)
             lease.log_file = place.log.path
             lease.tools = place.tools

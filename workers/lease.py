@@ -64,6 +64,7 @@ class HeldLease:
         self._closed = False
         self._lock: anyio.Lock | None = None
         self.log_file: Path | None = None
+        self.log_from = 0
         self.tools: ToolRunner | None = None
         self._connection = connection
         self._topology = topology

@@ -23,7 +23,7 @@ from subjects.codec import encode
 from subjects.events import milestone
 from subjects.fleet import CONFINED, WorkerCapabilities, WorkerOrder
 from subjects.topology import Topology
-from workers.artifacts import upload_log
+from workers.artifacts import Uploads
 from workers.claim import Claims
 from workers.complete import Settlement
 from workers.execute import Means, execute
@@ -77,6 +77,7 @@ class Worker:
         self._draining = False
         self._cordoned = False
         self._settlement = Settlement(connection, topology, telemetry.observe)
+        self._uploads = Uploads(connection, topology, site)
         self._puller = LanePuller(connection, topology)
         trust = None
         if trusted_keys is not None:
@@ -178,7 +179,7 @@ class Worker:
     async def _attempt(self, lease: HeldLease, slot: Slot, span: Span) -> None:
         await self._tell_claim(lease)
         outcome = await execute(lease, Means(self._catalog, self._profile.capabilities, self._site))
-        outcome = await upload_log(self._connection, self._topology, lease, outcome, self._site)
+        outcome = await self._uploads.finish(lease, outcome)
         add_steps(span, lease, outcome)
         with settle_span(span):
             await self._settlement.settle(lease, outcome, slot.give_back)
