@@ -22,6 +22,7 @@ CHUNK_BYTES: Final = 128 * 1024
 LARGEST_BYTES: Final = 64 * 1024 * 1024
 """More than any artifact has: one that claims more is not read."""
 
+_ALGORITHM: Final = "SHA-256="
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 
 
@@ -35,6 +36,15 @@ class Artifact(msgspec.Struct, frozen=True):
     chunks: int
     digest: str
 
+    @property
+    def sha256(self) -> str:
+        """The digest in hex; empty for one that is no SHA-256."""
+        try:
+            raw = base64.urlsafe_b64decode(self.digest.removeprefix(_ALGORITHM))
+        except ValueError:
+            return ""
+        return raw.hex() if self.digest.startswith(_ALGORITHM) else ""
+
 
 def log_name(job_id: str, attempt: int) -> str:
     """The log of an attempt: the first one is 1."""
@@ -44,6 +54,11 @@ def log_name(job_id: str, attempt: int) -> str:
 def report_name(job_id: str, attempt: int) -> str:
     """The report of an attempt that succeeded."""
     return f"{job_id}/{attempt}/report"
+
+
+def manifest_name(job_id: str, attempt: int) -> str:
+    """What an attempt was made of: see `subjects.manifest`."""
+    return f"{job_id}/{attempt}/manifest"
 
 
 class Upload:
@@ -147,4 +162,4 @@ def _described_at(topology: Topology, name: str) -> str:
 
 
 def _digest(sha256: bytes) -> str:
-    return f"SHA-256={base64.urlsafe_b64encode(sha256).decode()}"
+    return f"{_ALGORITHM}{base64.urlsafe_b64encode(sha256).decode()}"

@@ -18,6 +18,7 @@ from subjects.fleet import LaneAnnouncement, WorkerCapabilities, WorkerOrder
 from subjects.grammar import DEFAULT_ROOT, MAX_LANE, Grammar
 from subjects.limits import Ceiling, Place
 from subjects.locks import ImageLock
+from subjects.manifest import Manifest
 from subjects.quota import Quota, Refusal
 from subjects.record import DeadLetter, JobRecord, LaneMessage
 from subjects.result import JobResult
@@ -36,6 +37,7 @@ MESSAGES: Final[tuple[type[msgspec.Struct], ...]] = (
     DeadLetter,
     JobRecord,
     JobResult,
+    Manifest,
     WorkerCapabilities,
     LaneAnnouncement,
     WorkerOrder,
@@ -46,7 +48,7 @@ MESSAGES: Final[tuple[type[msgspec.Struct], ...]] = (
     Refusal,
     *(operation.parameters for operation in BUILT_IN),
 )
-"""Every message on the wire, and the parameters of the built-in operations."""
+"""Every message on the wire, what the object store holds, and the parameters of the built-in operations."""
 
 _PRINTABLE: Final = r"^[^.*>\s]{1,128}$"
 _ID: Final = r"^[A-Za-z0-9_-]{1,128}$"

@@ -20,7 +20,7 @@ class RehearseParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     `publish` leaves a file that is named after the job. `stubborn_tool` runs a tool that ignores SIGTERM,
     in the workplace, for `seconds`. `boast_bytes` is how much it says of itself wherever it can, and
     `flood_mib` how much a tool of it writes to each of its outputs. `log_lines` are lines of its log, and
-    `report_bytes` is the size of the report that it publishes.
+    `report_bytes` is the size of the report that it publishes. `vc_password` is a secret.
     """
 
     seconds: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.0
@@ -34,6 +34,7 @@ class RehearseParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     flood_mib: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
     log_lines: tuple[str, ...] = ()
     report_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    vc_password: str | None = None
 
 
 REHEARSE = OperationDeclaration(

@@ -1,23 +1,27 @@
-"""Copies of logs and reports in the fleet's object store, so that they outlive the host that wrote them."""
+"""What attempts leave in the fleet's object store, so that it outlives their host: log, report, manifest."""
 
 import contextlib
 import logging
 import os
 import stat
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Final
 
 import anyio
 import msgspec
 
-from h2kbus.artifacts import CHUNK_BYTES, log_name, put, report_name
+from h2kbus.artifacts import CHUNK_BYTES, Artifact, log_name, manifest_name, put, report_name
 from h2kbus.connection import Connection
-from h2kbus.errors import BusError, ErrorCode, OperationFailed
+from h2kbus.errors import BusError, ErrorCode, InvalidMessage, OperationFailed
+from h2kbus.signing import Signer
+from subjects.codec import encode
+from subjects.manifest import KeptObject, Manifest
 from subjects.topology import Topology
 from workers.execute import Outcome
 from workers.joblog import MAX_LOG_BYTES, TAIL_BYTES
 from workers.lease import HeldLease
+from workers.manifest import manifest_of
 from workers.outputs import open_output
 from workers.site import Destination, Site
 
@@ -35,13 +39,17 @@ REPORT_BYTES: Final = 8 * 1024 * 1024
 class Uploads:
     """Puts what the attempts of one worker leave into the object store, if their jobs ask for it."""
 
-    def __init__(self, connection: Connection, topology: Topology, site: Site) -> None:
+    def __init__(
+        self, connection: Connection, topology: Topology, site: Site, signer: Signer | None = None
+    ) -> None:
+        """With a `signer`, manifests are signed."""
         self._connection = connection
         self._topology = topology
         self._site = site
+        self._signer = signer
 
     async def finish(self, lease: HeldLease, outcome: Outcome) -> Outcome:
-        """Store the attempt's log and report; not being able to is a warning, no failure."""
+        """Store the attempt's log, report and manifest; not being able to is a warning, no failure."""
         spec = lease.entry.record.spec
         if spec is None or not spec.artifacts.log_upload or outcome.log_file is None:
             return outcome
@@ -49,24 +57,57 @@ class Uploads:
         report = outcome.result.outputs.report if outcome.result else None
         attempt = lease.entry.record.attempt
         failures: list[str] = []
+        kept: list[Artifact] = []
+        manifest: Artifact | None = None
         with anyio.move_on_after(UPLOAD_SECONDS) as deadline:
             log_file = content_of(destination, outcome.log_file, start=lease.log_from, most=LOG_BYTES)
-            await self._keep(log_name(lease.job_id, attempt), log_file, failures)
+            kept += await self._keep(log_name(lease.job_id, attempt), log_file, failures)
             if report is not None:
                 content = content_of(destination, Path(report), most=REPORT_BYTES, whole=True)
-                await self._keep(report_name(lease.job_id, attempt), content, failures)
+                kept += await self._keep(report_name(lease.job_id, attempt), content, failures)
+            manifest = await self._put_manifest(lease, outcome, kept, failures)
         if deadline.cancelled_caught:
             failures.append(f"not everything was uploaded: the bus took longer than {UPLOAD_SECONDS:g} s")
         for each in failures:
             log.warning("job %s: %s", lease.job_id, each)
-        return msgspec.structs.replace(outcome, warnings=(*outcome.warnings, *failures))
+        return msgspec.structs.replace(
+            outcome,
+            warnings=(*outcome.warnings, *failures),
+            manifest_sha256=manifest.sha256 if manifest else None,
+        )
 
-    async def _keep(self, name: str, content: AsyncGenerator[bytes], failures: list[str]) -> None:
+    async def _keep(self, name: str, content: AsyncGenerator[bytes], failures: list[str]) -> list[Artifact]:
+        """Store one file: what became of it, or nothing and why in `failures`."""
         try:
             async with contextlib.aclosing(content):
-                await put(self._connection, self._topology, name, content)
+                return [await put(self._connection, self._topology, name, content)]
         except (OSError, OperationFailed, BusError) as error:
             failures.append(f"the {name.rpartition('/')[2]} was not uploaded: {error}")
+            return []
+
+    async def _put_manifest(
+        self, lease: HeldLease, outcome: Outcome, kept: Sequence[Artifact], failures: list[str]
+    ) -> Artifact | None:
+        objects = [KeptObject(name=each.name, size=each.size, sha256=each.sha256) for each in kept]
+        manifest = manifest_of(lease, outcome, objects)
+        if manifest is None:
+            return None
+        name = manifest_name(lease.job_id, manifest.attempt)
+        try:
+            signed = self._signed(manifest, failures)
+            return await put(self._connection, self._topology, name, msgspec.json.format(encode(signed)))
+        except (BusError, InvalidMessage) as error:
+            failures.append(f"the manifest was not uploaded: {error}")
+            return None
+
+    def _signed(self, manifest: Manifest, failures: list[str]) -> Manifest:
+        if self._signer is None:
+            return manifest
+        try:
+            return self._signer.sign_manifest(manifest, self._topology.grammar.root)
+        except InvalidMessage as error:
+            failures.append(f"the manifest was not signed: {error}")
+            return manifest
 
 
 async def content_of(

@@ -187,6 +187,7 @@ def job_result(record: JobRecord, outcome: Outcome, state: State, now: dt.dateti
         retry_attempt=record.attempt - 1,
         metrics=outcome.metrics,
         error=outcome.error,
+        manifest_sha256=outcome.manifest_sha256,
     )
     if done is None:
         logs = str(outcome.log_file) if outcome.log_file else None

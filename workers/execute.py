@@ -11,6 +11,7 @@ import anyio
 import msgspec
 
 from h2kbus.errors import AttemptStopped, ErrorCode, H2KBusError, InvalidMessage, OperationFailed
+from h2kbus.redaction import PLAIN, Redactor
 from subjects.catalog import OperationCatalog
 from subjects.fleet import CONFINED
 from subjects.lifecycle import is_granted, stop_cause
@@ -42,6 +43,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Metrics = Metrics()
     log_file: Path | None = None
     warnings: tuple[str, ...] = ()
+    manifest_sha256: str | None = None
 
 
 class Means(msgspec.Struct, frozen=True):
@@ -133,6 +135,7 @@ def _context(
             lease.terms,
             lambda: lease.publication is not None,
             confined=CONFINED in means.capabilities,
+            redactor=Redactor.of(spec.parameters),
         ) as place:
             if not places:
                 lease.log_from = place.log.began
@@ -169,21 +172,28 @@ def _spec_of(record: JobRecord) -> JobSpec:
 
 
 def job_error(error: H2KBusError, lease: HeldLease) -> JobError:
-    """An expected failure, as it stands in the job's result."""
+    """An expected failure, as it stands in the job's result: it may quote a tool's last words."""
+    redactor = _redactor(lease)
     return JobError(
         code=error.error_code,
-        message=bounds.words(str(error)),
+        message=bounds.words(redactor.text(str(error))),
         phase=_phase(lease),
-        details=bounds.facts(error.details),
+        details=bounds.facts(redactor.value(error.details)),
     )
 
 
+def _redactor(lease: HeldLease) -> Redactor:
+    spec = lease.entry.record.spec
+    return Redactor.of(spec.parameters) if spec else PLAIN
+
+
 def _defect(error: Exception, lease: HeldLease) -> JobError:
+    trace, redactor = "".join(traceback.format_exception(error)), _redactor(lease)
     return JobError(
         code=ErrorCode.INTERNAL,
-        message=bounds.words(f"{type(error).__name__}: {error}"),
+        message=bounds.words(redactor.text(f"{type(error).__name__}: {error}")),
         phase=_phase(lease),
-        stack_trace=encodable("".join(traceback.format_exception(error))[-8192:]),
+        stack_trace=encodable(redactor.text(trace)[-8192:]),
     )
 
 

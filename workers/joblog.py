@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from h2kbus.redaction import PLAIN, Redactor
 from workers.outputs import output_errors
 
 MAX_LOG_BYTES = 16 * 1024 * 1024
@@ -15,6 +16,7 @@ TAIL_BYTES = 256 * 1024
 """How much of the end is kept of what a full log did not take: errors stand there."""
 
 MAX_LINE_CHARS = 4096
+_LONGEST_READ = 2 * MAX_LINE_CHARS
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FULL = "log truncated: it reached its limit of {limit} bytes; the end follows when the attempt has ended"
 _LEFT_OUT = "{lines} lines are left out here"
@@ -34,10 +36,19 @@ class JobLog:
     """
 
     def __init__(
-        self, path: Path, directory: Path | None = None, *, limit_bytes: int = MAX_LOG_BYTES
+        self,
+        path: Path,
+        directory: Path | None = None,
+        *,
+        limit_bytes: int = MAX_LOG_BYTES,
+        redactor: Redactor = PLAIN,
     ) -> None:
-        """`directory` is where this process has the directory of `path`, if not by that name."""
+        """`directory` is where this process has the directory of `path`, if not by that name.
+
+        `redactor` takes secrets out of every line, and of whatever else the job's tools are told.
+        """
         self.path = path
+        self.redactor = redactor
         self.lost: OSError | None = None
         self._limit = limit_bytes
         with output_errors(path):
@@ -51,7 +62,7 @@ class JobLog:
     def line(self, text: str) -> None:
         """Write one line, or one per line of `text`; control characters are shown as escapes."""
         for each in text.splitlines() or [""]:
-            self._write(_stamped(each))
+            self._write(_stamped(self.redactor.text(each[:_LONGEST_READ])))
 
     def close(self) -> None:
         """Close the file; more lines are dropped without an error. Safe to call twice."""

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from h2kbus.redaction import Redactor
 from subjects.spec import JobSpec
 from workers.joblog import JobLog, encodable
 from workers.outputs import output_errors
@@ -51,7 +52,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Write the report as indented JSON. Raises OUTPUT_UNWRITABLE or NO_SPACE."""
+    """Write the report as indented JSON, without secrets. Raises OUTPUT_UNWRITABLE or NO_SPACE."""
     with output_errors(path):
-        plain = encodable(msgspec.to_builtins(report))
+        told = Redactor.of(report.spec.parameters).value(msgspec.to_builtins(report))
+        plain = encodable(told)
         path.write_bytes(msgspec.json.format(msgspec.json.encode(plain), indent=2) + b"\n")

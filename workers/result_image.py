@@ -17,8 +17,10 @@ from subjects.builtin import (
 from workers.account import Account
 from workers.boot.command import PROGRAM as EMULATOR
 from workers.boot.proof import facts, named_files, prove_boot
+from workers.checksum import digests
 from workers.context import JobContext
 from workers.formats import FORMATS
+from workers.formats.header import Window
 from workers.outputs import StagedFile, intermediate_path, report_path, sync_file
 from workers.qemu import CheckResult, Disk, ImageInfo, OnFraction, QemuImg
 from workers.workplace import Workplace
@@ -43,6 +45,7 @@ class ResultImage:
         self._account = account
         self._parameters: ConvertParameters | RepairParameters = job.parameters
         self.booted: dict[str, Any] = {}
+        self.checksum: str | None = None
         self.disk = Disk(
             path=place.private.path / _NAME,
             inside=_NAME,
@@ -120,10 +123,24 @@ class ResultImage:
         self._account.evidence += named_files(verdict).values()
         self.booted = {"boot": facts(verdict)}
 
+    async def take_checksum(self) -> None:
+        """Read the finished image once more for its SHA-256, if the job asks for it."""
+        if not self._parameters.output_checksum:
+            return
+        size = self.file.stat().st_size
+        with self.file.open("rb") as opened:
+            found = await digests(opened.fileno(), Window(0, size), ["sha256"], self._on_checksum)
+        self.checksum = found["sha256"]
+
+    def _on_checksum(self, done: int, total: int) -> None:
+        words = "taking the result's checksum"
+        self._job.report.advance(done / max(total, 1), words, bytes_done=done, bytes_total=total)
+
     def facts(self, info: ImageInfo) -> dict[str, Any]:
         """What the report says of the image; sizes are in bytes."""
         described: dict[str, Any] = msgspec.to_builtins(info)
-        return {"path": str(self.target), **described, **self.booted}
+        known = {"sha256": self.checksum} if self.checksum else {}
+        return {"path": str(self.target), **described, **known, **self.booted}
 
     def progress(self, size: int) -> OnFraction:
         """Tells the job how far a tool is with a disk of `size` bytes."""

@@ -35,7 +35,7 @@ from workers.pull import LanePuller
 from workers.registry import Registry
 from workers.site import ANYWHERE, Site
 from workers.trace import add_steps, attempt_span, settle_span
-from workers.trust import Trust
+from workers.trust import NO_KEYS, Keys, Trust
 
 log = logging.getLogger("h2kbus.worker")
 
@@ -48,7 +48,8 @@ class Worker:
     """Serves the lanes of one pool. `found` is what it advertises; its true capabilities route.
 
     With `probes` it looks again from time to time, and joins and leaves lanes accordingly. `site` is what
-    its jobs may reach on this host. With `trusted_keys` it executes only what one of them has signed.
+    its jobs may reach on this host. Of `keys` the trusted ones say whose jobs it executes, and the signer
+    signs the manifests of its attempts.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Worker:
         probes: Probes | None = None,
         *,
         site: Site = ANYWHERE,
-        trusted_keys: frozenset[str] | None = None,
+        keys: Keys = NO_KEYS,
         telemetry: Telemetry = SILENT,
     ) -> None:
         self._telemetry = telemetry
@@ -77,11 +78,11 @@ class Worker:
         self._draining = False
         self._cordoned = False
         self._settlement = Settlement(connection, topology, telemetry.observe)
-        self._uploads = Uploads(connection, topology, site)
+        self._uploads = Uploads(connection, topology, site, keys.signer)
         self._puller = LanePuller(connection, topology)
         trust = None
-        if trusted_keys is not None:
-            trust = Trust(keys=trusted_keys, root=topology.grammar.root, pool=found.pool)
+        if keys.trusted is not None:
+            trust = Trust(keys=keys.trusted, root=topology.grammar.root, pool=found.pool)
         observe = telemetry.observe
         self._claims = Claims(
             connection, topology, self._describe, self._puller.stand_back, site, trust, observe=observe

@@ -15,7 +15,6 @@ from tests.conftest import worker_profile
 from tests.security.roots import CANARY, GOOD, Land, exchange, exchanging
 from tests.workers.conftest import Bench, lease_is_held
 from tests.workers.hostile import descriptor
-from workers.artifacts import content_of
 from workers.context import OperationResult
 from workers.guest.attach import overlay
 from workers.image import Gate, open_image
@@ -299,25 +298,6 @@ async def test_race_for_outputs_is_won_where_there_are_no_roots(land: Land) -> N
     """The door open, as above."""
     await race_for_outputs(land, ANYWHERE, ROUNDS, attempt)
     assert not land.is_untouched
-
-
-@pytest.mark.parametrize("name", ["job-1.log", "job-1.report.json"])
-async def test_file_that_became_a_link_is_not_uploaded(land: Land, name: str) -> None:
-    (land.root / name).symlink_to(land.canary)
-    with pytest.raises(OSError, match="symbolic links"):
-        await anext(content_of(land.site.destination(str(land.root)), land.root / name, most=1000))
-
-
-async def test_pipe_is_not_uploaded(land: Land) -> None:
-    os.mkfifo(land.root / "job-1.log")
-    with pytest.raises(OperationFailed, match="no ordinary file"):
-        await anext(content_of(land.site.destination(str(land.root)), land.root / "job-1.log", most=1000))
-
-
-async def test_report_elsewhere_is_not_uploaded(land: Land) -> None:
-    """Whatever an operation calls its report."""
-    with pytest.raises(OperationFailed, match="is not in"):
-        await anext(content_of(land.site.destination(str(land.root)), land.canary, most=1000))
 
 
 @pytest.mark.slow
