@@ -7,7 +7,7 @@ that nothing is ever looked up before it is written, replaced or purged, and a w
 import base64
 import hashlib
 import secrets
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -27,7 +27,7 @@ _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 
 
 class Artifact(msgspec.Struct, frozen=True):
-    """What an object store says of an object, in its own terms; `nuid` names its chunks."""
+    """What an object store says of an object, in its own terms. `nuid` names its chunks."""
 
     name: str
     bucket: str
@@ -59,6 +59,23 @@ def report_name(job_id: str, attempt: int) -> str:
 def manifest_name(job_id: str, attempt: int) -> str:
     """What an attempt was made of: see `subjects.manifest`."""
     return f"{job_id}/{attempt}/manifest"
+
+
+NAMES: Final[Mapping[str, Callable[[str, int], str]]] = {
+    "log": log_name,
+    "report": report_name,
+    "manifest": manifest_name,
+}
+"""What an attempt may leave, and how each is called in the store."""
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that an attempt has left: `name` is log, report or manifest, and `size` is in bytes."""
+
+    attempt: int
+    name: str
+    stored_at: str
+    artifact: Artifact
 
 
 class Upload:
@@ -126,6 +143,21 @@ async def _pieces(source: bytes | AsyncIterable[bytes]) -> AsyncIterator[bytes]:
         return
     async for piece in source:
         yield piece
+
+
+async def kept_of(connection: Connection, topology: Topology, job_id: str, attempts: int) -> list[Kept]:
+    """What a job's attempts have left, up to the number of the last one. Raises BusError, InvalidMessage.
+
+    It is looked up by name, so that the artifacts of other jobs are not read for it.
+    """
+    asked = [(number, each) for number in range(1, attempts + 1) for each in NAMES]
+    subjects = [_described_at(topology, NAMES[each](job_id, number)) for number, each in asked]
+    found = await connection.get_last_together(_stream(topology), subjects)
+    return [
+        Kept(attempt=number, name=each, stored_at=stored.time, artifact=decode(Artifact, stored.data))
+        for (number, each), stored in zip(asked, found, strict=True)
+        if stored is not None and stored.data
+    ]
 
 
 async def find(connection: Connection, topology: Topology, name: str) -> Artifact | None:
