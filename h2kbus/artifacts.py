@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from h2kbus.answers import Stored
 from h2kbus.connection import Connection
 from h2kbus.errors import BusError, InvalidMessage, RevisionConflict
 from subjects.codec import decode
@@ -22,12 +23,16 @@ CHUNK_BYTES: Final = 128 * 1024
 LARGEST_BYTES: Final = 64 * 1024 * 1024
 """More than any artifact has: one that claims more is not read."""
 
+_OPEN: Final = {"h2kbus": "open"}
 _ALGORITHM: Final = "SHA-256="
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 
 
-class Artifact(msgspec.Struct, frozen=True):
-    """What an object store says of an object, in its own terms. `nuid` names its chunks."""
+class Artifact(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an object store says of an object, in its own terms. `nuid` names its chunks.
+
+    One that is still being written has a size of 0, and says so in its metadata.
+    """
 
     name: str
     bucket: str
@@ -35,6 +40,12 @@ class Artifact(msgspec.Struct, frozen=True):
     size: int
     chunks: int
     digest: str
+    metadata: dict[str, str] = {}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether more was to come when this was stored: the end is stored under the same name."""
+        return self.metadata == _OPEN
 
     @property
     def sha256(self) -> str:
@@ -101,29 +112,44 @@ class Upload:
 
     async def write(self, chunk: bytes) -> None:
         """Store at most `CHUNK_BYTES` more. Raises BusError; then only the same chunk may come next."""
+        was_unsure, self._unsure = self._unsure, True
         expected = {} if self._last is None else {_EXPECTED: str(self._last)}
         try:
             self._last = await self._connection.publish(self.chunks_subject, chunk, expected)
         except RevisionConflict:
-            if not self._unsure:
+            if not was_unsure:
                 raise
             # It had been stored, and only the answer was lost; under which number, nobody says.
             self._last = None
-        except BusError:
-            self._unsure = True
-            raise
         self._unsure = False
         self._chunks += 1
         self.size += len(chunk)
         self._seen.update(chunk)
 
+    async def announce(self) -> None:
+        """Store that it is on its way, so that what there is of it can be read already. Raises BusError."""
+        begun = Artifact(
+            self._name,
+            self._topology.artifacts_store,
+            self._nuid,
+            0,
+            0,
+            _digest(hashlib.sha256().digest()),
+            _OPEN,
+        )
+        await self._describe(begun)
+
     async def finish(self) -> Artifact:
-        """Store what the object is: only now it can be found. Raises BusError, and may be called again."""
+        """Store what the object is, so that it is found. Raises BusError, and may be called again."""
         digest = _digest(self._seen.digest())
         store = self._topology.artifacts_store
         made = Artifact(self._name, store, self._nuid, self.size, self._chunks, digest)
-        await self._connection.publish(_described_at(self._topology, self._name), msgspec.json.encode(made))
+        await self._describe(made)
         return made
+
+    async def _describe(self, artifact: Artifact) -> None:
+        subject = _described_at(self._topology, self._name)
+        await self._connection.publish(subject, msgspec.json.encode(artifact))
 
 
 async def put(
@@ -167,11 +193,16 @@ async def find(connection: Connection, topology: Topology, name: str) -> Artifac
 
 
 async def read(connection: Connection, topology: Topology, artifact: Artifact) -> AsyncIterator[bytes]:
-    """The content, chunk by chunk. Raises BusError at its end when it is not what was stored."""
-    if artifact.size > LARGEST_BYTES or not artifact.nuid.isalnum():
+    """The content, chunk by chunk. Raises BusError at its end when it is not what was stored.
+
+    Raises InvalidMessage for what is no artifact, or is still being written.
+    """
+    if artifact.size > LARGEST_BYTES:
         raise InvalidMessage(f"{artifact.name} is no artifact of ours")
+    if artifact.is_open:
+        raise InvalidMessage(f"{artifact.name} is not finished: `h2kbus logs --follow` shows what there is")
     seen, size = hashlib.sha256(), 0
-    async for stored in connection.read(_stream(topology), _chunks_at(topology, artifact.nuid)):
+    async for stored in chunks_of(connection, topology, artifact):
         size += len(stored.data)
         if size > artifact.size:
             break
@@ -179,6 +210,18 @@ async def read(connection: Connection, topology: Topology, artifact: Artifact) -
         yield stored.data
     if (size, _digest(seen.digest())) != (artifact.size, artifact.digest):
         raise BusError(f"{artifact.name} is damaged: it has expired in part, or was changed")
+
+
+def chunks_of(
+    connection: Connection, topology: Topology, artifact: Artifact, after: int = 0
+) -> AsyncIterator[Stored]:
+    """What is stored of the content so far, whatever that is: chunks with sequences above `after`.
+
+    Raises InvalidMessage for a description that leads elsewhere.
+    """
+    if not artifact.nuid.isalnum():
+        raise InvalidMessage(f"{artifact.name} is no artifact of ours")
+    return connection.read(_stream(topology), _chunks_at(topology, artifact.nuid), after=after)
 
 
 def _stream(topology: Topology) -> str:

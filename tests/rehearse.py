@@ -19,8 +19,9 @@ class RehearseParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
     `publish` leaves a file that is named after the job. `stubborn_tool` runs a tool that ignores SIGTERM,
     in the workplace, for `seconds`. `boast_bytes` is how much it says of itself wherever it can, and
-    `flood_mib` how much a tool of it writes to each of its outputs. `log_lines` are lines of its log, and
-    `report_bytes` is the size of the report that it publishes. `vc_password` is a secret.
+    `flood_mib` how much a tool of it writes to each of its outputs. `log_lines` are lines of its log,
+    `log_pause` seconds apart, and `report_bytes` is the size of the report that it publishes. `vc_password`
+    is a secret.
     """
 
     seconds: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.0
@@ -33,6 +34,7 @@ class RehearseParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     boast_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
     flood_mib: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
     log_lines: tuple[str, ...] = ()
+    log_pause: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.0
     report_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
     vc_password: str | None = None
 
@@ -61,7 +63,7 @@ class Rehearse:
             await self._work(job, wanted.seconds)
         if wanted.flood_mib:
             await self._flood(job, wanted.flood_mib)
-        await self._log(job, wanted.log_lines)
+        await self._log(job, wanted.log_lines, wanted.log_pause)
         boast = "x" * wanted.boast_bytes
         if boast:
             job.report.enter("first", boast)
@@ -75,12 +77,13 @@ class Rehearse:
             result = await self._report(job, result, wanted.report_bytes)
         return await self._publish(job, result) if wanted.publish else result
 
-    async def _log(self, job: JobContext, lines: Sequence[str]) -> None:
+    async def _log(self, job: JobContext, lines: Sequence[str], pause: float) -> None:
         if not lines:
             return
         async with job.workplace() as place:
             for each in lines:
                 place.log.line(each)
+                await anyio.sleep(pause)
 
     async def _report(self, job: JobContext, result: OperationResult, size: int) -> OperationResult:
         async with job.workplace() as place:

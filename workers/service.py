@@ -78,7 +78,7 @@ class Worker:
         self._draining = False
         self._cordoned = False
         self._settlement = Settlement(connection, topology, telemetry.observe)
-        self._uploads = Uploads(connection, topology, site, keys.signer)
+        self._uploads = Uploads(connection, topology, site, self._keeper, keys.signer)
         self._puller = LanePuller(connection, topology)
         trust = None
         if keys.trusted is not None:
@@ -112,6 +112,7 @@ class Worker:
             background.start_soon(self._lanes.run)
             background.start_soon(self._registry.run)
             background.start_soon(self._keeper.run)
+            background.start_soon(self._uploads.run)
             background.start_soon(self._listen)
             background.start_soon(self._orders.run)
             background.start_soon(self._profile.run)

@@ -83,10 +83,18 @@ async def _list(invocation: Invocation, job_id: str, attempt: int | None) -> Non
         for each in found:
             print_json(_told(job_id, each))
         return
-    rows = (
-        (each.attempt, each.name, each.artifact.size, each.stored_at, each.artifact.sha256) for each in found
-    )
+    rows = (_row(each) for each in found)
     print_table(("ATTEMPT", "NAME", "BYTES", "STORED", "SHA-256"), rows)
+
+
+def _row(kept: Kept) -> tuple[object, ...]:
+    artifact = kept.artifact
+    facts = (
+        ("unfinished", kept.stored_at, "")
+        if artifact.is_open
+        else (artifact.size, kept.stored_at, artifact.sha256)
+    )
+    return (kept.attempt, kept.name, *facts)
 
 
 def _told(job_id: str, kept: Kept) -> dict[str, Any]:
@@ -98,6 +106,7 @@ def _told(job_id: str, kept: Kept) -> dict[str, Any]:
         "sha256": kept.artifact.sha256,
         "stored_at": kept.stored_at,
         "object": kept.artifact.name,
+        "finished": not kept.artifact.is_open,
     }
 
 
@@ -106,6 +115,8 @@ async def _get(
 ) -> None:
     async with invocation.bus() as bus:
         kept = await _newest(bus, job_id, name, attempt)
+        if kept.artifact.is_open:
+            raise JobNotFound(f"{kept.artifact.name} is not finished: `h2kbus logs` shows what there is")
         content = read(bus.connection, bus.topology, kept.artifact)
         if output == STDOUT:
             await _to_stdout(content)

@@ -6,7 +6,7 @@ import pytest
 
 from h2kbus.errors import OperationFailed
 from tests.security.roots import Land
-from workers.artifacts import content_of
+from workers.job_files import content_of
 
 pytestmark = pytest.mark.anyio
 
