@@ -21,7 +21,7 @@ class RehearseParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     in the workplace, for `seconds`. `boast_bytes` is how much it says of itself wherever it can, and
     `flood_mib` how much a tool of it writes to each of its outputs. `log_lines` are lines of its log,
     `log_pause` seconds apart, and `report_bytes` is the size of the report that it publishes. `vc_password`
-    is a secret.
+    is a secret, and `quote` what it says wherever it can.
     """
 
     seconds: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.0
@@ -37,6 +37,7 @@ class RehearseParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     log_pause: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.0
     report_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
     vc_password: str | None = None
+    quote: str = ""
 
 
 REHEARSE = OperationDeclaration(
@@ -70,9 +71,10 @@ class Rehearse:
         if wanted.defect:
             raise ZeroDivisionError("made up")
         if wanted.fail is not None and job.attempt < wanted.fail_until_attempt:
-            raise OperationFailed(ErrorCode(wanted.fail), f"made up{boast}", boast=boast)
+            raise OperationFailed(ErrorCode(wanted.fail), f"made up{boast}{wanted.quote}", boast=boast)
         summary = {"attempt": job.attempt, **({"boast": boast} if boast else {})}
-        result = OperationResult(summary=summary, warnings=(boast,) * len(boast[:1000]))
+        quoted = (f"quoted {wanted.quote}",) if wanted.quote else ()
+        result = OperationResult(summary=summary, warnings=(*quoted, *(boast,) * len(boast[:1000])))
         if wanted.report_bytes:
             result = await self._report(job, result, wanted.report_bytes)
         return await self._publish(job, result) if wanted.publish else result

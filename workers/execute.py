@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Final
 
 import anyio
 import msgspec
@@ -32,6 +33,8 @@ from workers.site import ANYWHERE, Destination, Site
 from workers.workplace import Workplace, open_workplace
 
 log = logging.getLogger("h2kbus.worker")
+
+_STACK_CHARS: Final = 8192
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,9 +179,9 @@ def job_error(error: H2KBusError, lease: HeldLease) -> JobError:
     redactor = _redactor(lease)
     return JobError(
         code=error.error_code,
-        message=bounds.words(redactor.text(str(error))),
+        message=bounds.words(str(error), redactor),
         phase=_phase(lease),
-        details=bounds.facts(redactor.value(error.details)),
+        details=bounds.facts(error.details, redactor),
     )
 
 
@@ -191,9 +194,9 @@ def _defect(error: Exception, lease: HeldLease) -> JobError:
     trace, redactor = "".join(traceback.format_exception(error)), _redactor(lease)
     return JobError(
         code=ErrorCode.INTERNAL,
-        message=bounds.words(redactor.text(f"{type(error).__name__}: {error}")),
+        message=bounds.words(f"{type(error).__name__}: {error}", redactor),
         phase=_phase(lease),
-        stack_trace=encodable(redactor.text(trace)[-8192:]),
+        stack_trace=encodable(redactor.text(trace[-_STACK_CHARS:])),
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from h2kbus.artifacts import find, log_name, read, report_name
 from h2kbus.client import Bus
+from subjects.codec import encode
 from subjects.record import JobRecord
 from subjects.result import JobResult
 from subjects.spec import JobSpec
@@ -103,3 +104,18 @@ async def test_job_without_a_workplace_leaves_nothing_on_the_bus(
     await ended(bus, uploading(tmp_path))
     info = await bus.connection.api(f"STREAM.INFO.OBJ_{bus.topology.artifacts_store}")
     assert info["state"]["messages"] == 0
+
+
+async def test_secret_of_a_job_is_in_nothing_that_its_end_says(
+    bus: Bus, running: Fleet, tmp_path: Path
+) -> None:
+    """The specification itself has to have it: the worker needs it."""
+    spec = uploading(tmp_path, vc_password="correct horse", quote=" correct horse and https://a:letmein@b")
+    for each in (spec, msgspec.structs.replace(spec, parameters={**spec.parameters, "fail": "TOOL_FAILED"})):
+        record = await ended(bus, each)
+        said = encode(msgspec.structs.replace(record, spec=None)).decode()
+        assert "made up *** and" in said or "quoted  *** and" in said
+        assert "correct horse" not in said
+        assert "letmein" not in said
+        events = [encode(event).decode() async for event in bus.watch(record.job_id)]
+        assert not any("letmein" in event for event in events)
