@@ -16,8 +16,12 @@ SHORTEST: Final = 4
 
 _NAMES: Final = r"pass(?:word|wd|phrase|code)|secret|token|api[_-]?key|private[_-]?key|credential"
 _SECRET_NAME: Final = re.compile(_NAMES, re.IGNORECASE)
-# A string of JSON, or what a shell takes for one word; what only begins like one goes up to the next blank.
-_VALUE: Final = r"""(?:"(?:[^"\\]|\\.)*+"(?=\s*[,}\]]|\s|$)|(?:"(?:[^"\\]|\\.)*+"|'[^']*+'|\S)++)"""
+# A string of JSON, or what a shell takes for one word; a quote that is not closed goes up to the next blank.
+_VALUE: Final = (
+    r"""(?:"(?:[^"\\]|\\.)*+"(?=\s*[,}\]]|\s|$)|(?:"(?:[^"\\]|\\.)*+"|'[^']*+'|[^\s"']|["']\S*+)++)"""
+)
+# Bounded, so that no line is looked through more than once for each place where a name may begin.
+_PART: Final = r"[\w-]{0,128}"
 
 _PATTERNS: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
     (re.compile(pattern, re.IGNORECASE), replacement)
@@ -25,9 +29,9 @@ _PATTERNS: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
         # user:password@ in an address
         (r"(?<=://)[^/,\s]+@", f"{HIDDEN}@"),
         # --password VALUE, --key-secret=VALUE, but not the option that follows one without a value
-        (rf"(?<!\S)(--?[\w-]*(?:{_NAMES})[\w-]*(?:=|\s+))(?!--\w){_VALUE}", rf"\1{HIDDEN}"),
+        (rf"(?<!\S)(-{_PART}(?:{_NAMES}){_PART}(?:=|\s+))(?!--\w){_VALUE}", rf"\1{HIDDEN}"),
         # PASSWORD=VALUE, "api_key": "VALUE"; a path or a sentence may hold such a word, and is left alone
-        (rf"""(?<![\w./-])([\w.-]*(?:{_NAMES})["']?\s*[=:]\s*){_VALUE}""", rf"\1{HIDDEN}"),
+        (rf"""(?<![\w./-])([\w.-]{{0,128}}(?:{_NAMES})["']?\s*[=:]\s*){_VALUE}""", rf"\1{HIDDEN}"),
         # qemu's --object secret,id=sec0,data=VALUE
         (r"(\bsecret,(?:[\w.-]+=[^,\s]*,)*data=)[^,\s]+", rf"\1{HIDDEN}"),
         # Headers of HTTP; what names the scheme stays
@@ -37,13 +41,24 @@ _PATTERNS: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
         ),
         (r"\b((?:set-)?cookie\s*:\s*)\S.*", rf"\1{HIDDEN}"),
         # Seeds of nkeys, and signed tokens (JWT)
-        (r"\bS[ACNOUX][A-Z2-7]{56}\b", HIDDEN),
+        (r"(?-i:\bS[ACNOUX][A-Z2-7]{56}\b)", HIDDEN),
         (r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*", HIDDEN),
     )
 )
-_MAY_HOLD_ONE: Final = re.compile(
-    rf"{_NAMES}|@|authorization|cookie|\bS[ACNOUX][A-Z2-7]{{56}}|eyJ", re.IGNORECASE
+_MARKS: Final = (
+    "pass",
+    "secret",
+    "token",
+    "api",
+    "private",
+    "credential",
+    "://",
+    "authorization",
+    "cookie",
+    "eyj",
 )
+"""A line with none of them, and no seed in it, is left alone at once: of each pattern one, in lower case."""
+_SEED: Final = re.compile(r"S[ACNOUX][A-Z2-7]{56}")
 
 
 class Redactor:
@@ -62,7 +77,8 @@ class Redactor:
     def text(self, text: str) -> str:
         for each in self._secrets:
             text = text.replace(each, HIDDEN)
-        if _MAY_HOLD_ONE.search(text):
+        lowered = text.lower()
+        if any(each in lowered for each in _MARKS) or _SEED.search(text):
             for pattern, replacement in _PATTERNS:
                 text = pattern.sub(replacement, text)
         return text
