@@ -25,6 +25,7 @@ ANY_CLIENT = "docs/any-nats-client.md"
 DOCUMENTS = (
     "README.md",
     "docs/guide.md",
+    "docs/artifacts.md",
     "docs/metrics.md",
     "docs/tracing-and-logs.md",
     "docs/reference/README.md",
