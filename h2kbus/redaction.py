@@ -71,8 +71,9 @@ class Redactor:
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> "Redactor":
-        """One that knows the secrets among a job's parameters."""
-        return cls(_secrets_in(parameters))
+        """One that knows the secrets among a job's parameters; most jobs have none."""
+        found = list(_secrets_in(parameters))
+        return cls(found) if found else PLAIN
 
     def text(self, text: str) -> str:
         for each in self._secrets:
