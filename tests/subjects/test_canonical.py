@@ -178,10 +178,10 @@ def job(**fields: Any) -> JobSpec:
 
 
 def manifest(**more: object) -> Manifest:
+    times = dict.fromkeys(("submitted_at", "started_at", "ended_at"), "2026-11-25T19:30:00+01:00")
     fields: dict[str, Any] = {
-        "job_id": "j1", "attempt": 1, "token": 7, "operation": "convert", "spec": job(),
-        "submitted_by": "ann", "worker_id": "w1", "host": "h", "h2kbus_version": "0.1.0",
-        "state": "COMPLETED", **dict.fromkeys(("submitted_at", "started_at", "ended_at"), "2026-11-25T19:30:00+01:00"), **more,
+        "job_id": "j1", "attempt": 1, "token": 7, "operation": "convert", "spec": job(), "state": "COMPLETED",
+        "submitted_by": "ann", "worker_id": "w1", "host": "h", "h2kbus_version": "0.1.0", **times, **more,
     }  # fmt: skip
     return convert(Manifest, msgspec.to_builtins(fields))
 
