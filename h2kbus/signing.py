@@ -45,9 +45,8 @@ class Signer:
     @classmethod
     def of(cls, settings: ConnectionSettings) -> "Signer | None":
         """With the key that one connects with; None for those who connect without. Raises SettingsError."""
-        if settings.nkey:
-            return cls.from_file(Path(settings.nkey))
-        found = _SEED_TEXT.search(_read(Path(settings.creds))) if settings.creds else None
+        file = settings.nkey or settings.creds
+        found = _SEED_TEXT.search(_read(Path(file))) if file else None
         return cls(found[0]) if found else None
 
     @classmethod
