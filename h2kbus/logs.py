@@ -7,16 +7,16 @@ import datetime as dt
 import enum
 import json
 import logging
-import re
 import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final
 
+from h2kbus.redaction import redacted
+
 _BOUND: Final[ContextVar[Mapping[str, str | int]]] = ContextVar("h2kbus_log_fields")
 _NOTHING: Final[Mapping[str, str | int]] = {}
-_CREDENTIALS: Final = re.compile(r"(?<=://)[^/,\s]+@")
 _TRACE_ID: Final = slice(3, 35)
 
 log = logging.getLogger("h2kbus")
@@ -56,11 +56,11 @@ class JsonFormatter(logging.Formatter):
             "timestamp": dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
-            "message": without_credentials(record.getMessage()),
+            "message": redacted(record.getMessage()),
             **_BOUND.get(_NOTHING),
         }
         if record.exc_info:
-            line["exception"] = without_credentials(self.formatException(record.exc_info))
+            line["exception"] = redacted(self.formatException(record.exc_info))
         return json.dumps(line)
 
 
@@ -79,16 +79,10 @@ class ConsoleFormatter(logging.Formatter):
 
 
 def shown(text: str) -> str:
-    """The text on one line, without credentials, its unprintable characters as escapes."""
+    """The text on one line, without secrets, its unprintable characters as escapes."""
     return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode()
-        for each in without_credentials(text)
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in redacted(text)
     )
-
-
-def without_credentials(text: str) -> str:
-    """The text with what stands between `://` and `@` in an address left out."""
-    return _CREDENTIALS.sub("***@", text)
 
 
 _FORMATTERS: Final[Mapping[LogFormat, type[logging.Formatter]]] = {

@@ -7,6 +7,7 @@ import base64
 import binascii
 import datetime as dt
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import Final
@@ -16,19 +17,22 @@ from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 
 from h2kbus.errors import InvalidMessage, SettingsError
+from h2kbus.settings import ConnectionSettings
 from subjects.canonical import signed_bytes
 from subjects.codec import decode, encode
+from subjects.manifest import Manifest
 from subjects.signature import SIGNATURE_DAYS, Signature
 from subjects.spec import JobSpec
 
 _PUBLIC: Final = bytes([20 << 3])
 _SEED: Final = bytes([(18 << 3) | (20 >> 2), 0])
+_SEED_TEXT: Final = re.compile(r"\bSU[A-Z2-7]{56}\b")
 _RAW_BYTES: Final = 32
 _LONGEST_FILE: Final = 1 << 20
 
 
 class Signer:
-    """Signs jobs with the seed of a NATS user."""
+    """Signs jobs and manifests with the seed of a NATS user."""
 
     def __init__(self, seed: str) -> None:
         """Raises SettingsError for what is no such seed; the message does not quote it."""
@@ -37,6 +41,13 @@ class Signer:
             raise SettingsError("this is no seed of a NATS user: it has 58 characters and begins with SU")
         self._key = SigningKey(raw)
         self.public_key = _encoded(_PUBLIC, bytes(self._key.verify_key))
+
+    @classmethod
+    def of(cls, settings: ConnectionSettings) -> "Signer | None":
+        """With the key that one connects with; None for those who connect without. Raises SettingsError."""
+        file = settings.nkey or settings.creds
+        found = _SEED_TEXT.search(_read(Path(file))) if file else None
+        return cls(found[0]) if found else None
 
     @classmethod
     def from_file(cls, file: Path) -> "Signer":
@@ -57,8 +68,16 @@ class Signer:
             raise InvalidMessage(reason, "$.execution_policy.not_before")
         # As a reader sees it: what JSON cannot carry is not signed as it was.
         told = decode(JobSpec, encode(msgspec.structs.replace(spec, signature=None)))
-        value = self._key.sign(signed_bytes(told, root)).signature
-        return msgspec.structs.replace(told, signature=Signature(key=self.public_key, value=value))
+        return msgspec.structs.replace(told, signature=self._signature(told, root))
+
+    def sign_manifest(self, manifest: Manifest, root: str) -> Manifest:
+        """The manifest with a signature. Raises InvalidMessage for one that cannot be signed."""
+        told = decode(Manifest, encode(msgspec.structs.replace(manifest, signature=None)))
+        return msgspec.structs.replace(told, signature=self._signature(told, root))
+
+    def _signature(self, message: JobSpec | Manifest, root: str) -> Signature:
+        value = self._key.sign(signed_bytes(message, root)).signature
+        return Signature(key=self.public_key, value=value)
 
     def sign_again(self, spec: JobSpec, job_id: str, new_id: str, root: str) -> JobSpec:
         """A job that this key has signed under `job_id`, as a new one of now.
@@ -73,15 +92,15 @@ class Signer:
         return self.sign(msgspec.structs.replace(spec, job_id=new_id, created_at=now), root)
 
 
-def is_genuine(spec: JobSpec, root: str) -> bool:
-    """Whether the job's signature is over the job as it is, by the key that it names."""
-    if spec.signature is None:
+def is_genuine(message: JobSpec | Manifest, root: str) -> bool:
+    """Whether the signature of a job or a manifest is over it as it is, by the key that it names."""
+    if message.signature is None:
         return False
-    raw = _decoded(spec.signature.key, _PUBLIC)
+    raw = _decoded(message.signature.key, _PUBLIC)
     if raw is None:
         return False
     try:
-        VerifyKey(raw).verify(signed_bytes(spec, root), spec.signature.value)
+        VerifyKey(raw).verify(signed_bytes(message, root), message.signature.value)
     except (BadSignatureError, InvalidMessage):
         return False
     return True

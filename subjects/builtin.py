@@ -54,8 +54,9 @@ class ConvertParameters(ImageParameters, frozen=True, kw_only=True, forbid_unkno
     `compress` and `compression_type` apply to qcow2; a streamOptimized vmdk is always compressed by
     zlib; other formats cannot be compressed and are written plain, and the report says so. `subformat`
     applies to vmdk. `output_name` is the file's name inside `artifacts.output_path`; by default the
-    image's stem and the format's suffix. `disk` names one of the disks inside an OVA. `boot_test` boots
-    the result, and the job fails if it does not come up.
+    image's stem and the format's suffix. `disk` names one of the disks inside an OVA. `output_checksum`
+    reads the result once more for its SHA-256. `boot_test` boots the result, and the job fails if it does
+    not come up.
     """
 
     output_format: ImageFormat = "qcow2"
@@ -63,6 +64,7 @@ class ConvertParameters(ImageParameters, frozen=True, kw_only=True, forbid_unkno
     compression_type: Literal["zlib", "zstd"] = "zlib"
     subformat: Literal["monolithicSparse", "streamOptimized"] | None = None
     output_name: OutputName | None = None
+    output_checksum: bool = False
     boot_test: bool = False
 
 
@@ -70,14 +72,16 @@ class RepairParameters(ImageParameters, frozen=True, kw_only=True, forbid_unknow
     """What all operations that change a guest take; the source itself is never changed.
 
     `disk` names one of the disks inside an OVA. `output_format`, `compress` and `output_name` say how the
-    result is written. `root` names the device of the operating system to work on, where the disk holds
-    several. `boot_test` boots the result, and the job fails if it does not come up.
+    result is written, and `output_checksum` reads it once more for its SHA-256. `root` names the device of
+    the operating system to work on, where the disk holds several. `boot_test` boots the result, and the job
+    fails if it does not come up.
     """
 
     output_format: ImageFormat = "qcow2"
     compress: bool = False
     output_name: OutputName | None = None
     root: DeviceName | None = None
+    output_checksum: bool = False
     boot_test: bool = False
 
 

@@ -1,6 +1,6 @@
-"""The canonical form of a job: the bytes that a signature is made over.
+"""The canonical form of a job or a manifest: the bytes that a signature is made over.
 
-It is the JSON Canonicalization Scheme (RFC 8785) of what the job says:
+It is the JSON Canonicalization Scheme (RFC 8785) of what it says:
 
 - fields of the contract only, without `signature`, and without those that have their default value;
 - times in UTC as `2026-11-25T18:30:00Z`, with six digits of microseconds where these are not zero;
@@ -10,6 +10,7 @@ Before it stands a line that names its purpose and the fleet. It begins with a b
 that no server can have it signed as the nonce of a connection.
 """
 
+import base64
 import datetime as dt
 import functools
 import json
@@ -19,17 +20,19 @@ from typing import Any, Final
 import msgspec
 
 from subjects.codes import InvalidMessage
+from subjects.manifest import Manifest
 from subjects.spec import JobSpec
 
 LARGEST_INTEGER: Final = 2**53 - 1
-_PURPOSE: Final = b"\xffh2kbus job v1 "
+_PURPOSES: Final = {JobSpec: b"\xffh2kbus job v1 ", Manifest: b"\xffh2kbus manifest v1 "}
 # RFC 8785 writes numbers as ECMAScript does: plainly between these powers of ten.
 _PLAIN_FROM, _PLAIN_TO = -6, 21
 
 
-def signed_bytes(spec: JobSpec, root: str) -> bytes:
-    """What a signature of this job is made over, in the fleet under that root. Raises InvalidMessage."""
-    return _PURPOSE + root.encode() + b"\n" + canonical(msgspec.structs.replace(spec, signature=None))
+def signed_bytes(message: JobSpec | Manifest, root: str) -> bytes:
+    """What a signature of this is made over, in the fleet under that root. Raises InvalidMessage."""
+    unsigned: JobSpec | Manifest = msgspec.structs.replace(message, signature=None)
+    return _PURPOSES[type(message)] + root.encode() + b"\n" + canonical(unsigned)
 
 
 def canonical(message: msgspec.Struct) -> bytes:
@@ -44,11 +47,16 @@ def _text(value: Any) -> str:
         return _object(value)
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(_text, value))}]"
-    if isinstance(value, dt.datetime):
-        return f'"{value.isoformat().replace("+00:00", "Z")}"'
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return _number(value)
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(_word(value), ensure_ascii=False)
+
+
+def _word(value: Any) -> Any:
+    """A time and bytes as the texts that stand for them."""
+    if isinstance(value, dt.datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else value
 
 
 def _object(fields: dict[str, Any]) -> str:
@@ -80,10 +88,10 @@ def _number(value: float) -> str:
     """A number as ECMAScript writes it: the fewest digits that read back as the same double."""
     if isinstance(value, int):
         if abs(value) > LARGEST_INTEGER:
-            raise InvalidMessage(f"a job with the number {value} cannot be signed: it is above 2**53 - 1")
+            raise InvalidMessage(f"what has the number {value} cannot be signed: it is above 2**53 - 1")
         return str(value)
     if not math.isfinite(value):
-        raise InvalidMessage(f"a job with the number {value} cannot be signed")
+        raise InvalidMessage(f"what has the number {value} cannot be signed")
     if value == 0:
         return "0"
     sign = "-" if value < 0 else ""

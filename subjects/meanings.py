@@ -15,6 +15,7 @@ from subjects.fleet import LaneAnnouncement, WorkerCapabilities, WorkerOrder, Wo
 from subjects.lease import Lease
 from subjects.limits import Ceiling, Place
 from subjects.locks import ImageLock
+from subjects.manifest import DiskFacts, KeptObject, Manifest
 from subjects.parameter_meanings import OF_PARAMETERS, Meaning
 from subjects.quota import Quota, Refusal
 from subjects.record import DeadLetter, JobRecord, LaneMessage, ProgressSummary, Transition
@@ -25,6 +26,7 @@ from subjects.spec import ArtifactPolicy, Audit, CapabilityRequirements, Executi
 _JOB: Final = "01m86d6v5j898fccsxnf"
 _KEY: Final = "UAB2CB576PHBBPQ5ODORRZ2LYCMWPZGWGCN2KDK7DXOIMZASKUY3RLKK"
 _SIGNED: Final = "iOf02EoiaH98IPBgXQYefAkZoiyI7QQxDYrSyikV0zjKEXOY7JO8iEfdwFkepTlwzV6hcnaJj/Y8F2w1Z+YLBw=="
+_SUM: Final = "5f" * 32
 _NOW: Final = "2026-11-25T18:30:00Z"
 _LATER: Final = "2026-11-25T18:31:30Z"
 
@@ -118,6 +120,42 @@ _OF_JOBS: Final[Mapping[type[msgspec.Struct], Mapping[str, Meaning]]] = {
         "error": ("Why it ended without success; null for COMPLETED.",),
         "warnings": ("What was left undone or allowed, in sentences.", []),
         "summary": ("The operation's own facts, those of its report in short.", {"compare": "equal"}),
+        "manifest_sha256": ("SHA-256 of the attempt's manifest in the object store, in hex.", _SUM),
+    },
+    DiskFacts: {
+        "path": ("Where it lies on the worker's host.", "/images/mail2.qcow2"),
+        "format": ("Its format.", "qcow2"),
+        "file_bytes": ("Size of the file.", 1380974592),
+        "virtual_size": ("Size of the disk that it holds.", 2147483648),
+        "sha256": ("SHA-256 of the file, in hex, if the job gave or asked for it.", _SUM),
+    },
+    KeptObject: {
+        "name": ("Its name in the object store.", f"{_JOB}/1/log"),
+        "size": ("Its size in bytes.", 4096),
+        "sha256": ("Its SHA-256, in hex.", _SUM),
+    },
+    Manifest: {
+        "job_id": ("The job.", _JOB),
+        "attempt": ("Number of the attempt; the first one is 1.", 1),
+        "token": ("Fencing token of the attempt's lease.", 4711),
+        "operation": ("What was done.", "convert"),
+        "spec": ("The job as it was submitted, with `***` for its secrets.",),
+        "submitted_by": ("Who submitted it.", "ana"),
+        "worker_id": ("Who carried it out.", "host-7"),
+        "host": ("Name of the worker's host.", "host-7.example"),
+        "h2kbus_version": ("Version of the worker.", "0.1.0"),
+        "submitted_at": ("When the job was submitted.", _NOW),
+        "started_at": ("When the attempt began.", _NOW),
+        "ended_at": ("When it ended.", _LATER),
+        "state": ("What the job came to by it.", "COMPLETED"),
+        "manifest_version": ("Version of this document.", "1.0"),
+        "error_code": ("Why the attempt ended without success.", "TOOL_FAILED"),
+        "tools": ("Versions of its tools, by name.", {"qemu-img": "qemu-img version 7.2.22"}),
+        "commands": ("Its command lines in their order, with `***` for secrets.", ["qemu-img info ..."]),
+        "inputs": ("The disks that it read.",),
+        "outputs": ("The disks that it made.",),
+        "artifacts": ("Its log and its report in the object store.",),
+        "signature": ("The worker's signature over all other fields.",),
     },
 }
 

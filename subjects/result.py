@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from subjects.codes import ErrorCode
-from subjects.spec import JobId, Timestamp, keep_utc
+from subjects.spec import JobId, Sha256, Timestamp, keep_utc
 from subjects.states import State
 
 
@@ -39,7 +39,10 @@ class JobError(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The end of a job. `retry_attempt` counts from 0 for the first attempt."""
+    """The end of a job. `retry_attempt` counts from 0 for the first attempt.
+
+    `manifest_sha256` is the digest of the manifest of the attempt that ended the job, if one is kept.
+    """
 
     job_id: JobId
     status: State
@@ -51,6 +54,7 @@ class JobResult(msgspec.Struct, frozen=True, kw_only=True):
     error: JobError | None = None
     warnings: tuple[str, ...] = ()
     summary: dict[str, Any] = {}
+    manifest_sha256: Sha256 | None = None
 
     def __post_init__(self) -> None:
         keep_utc(self, "completed_at")

@@ -18,6 +18,7 @@ from subjects.fleet import LaneAnnouncement, WorkerCapabilities, WorkerOrder
 from subjects.grammar import DEFAULT_ROOT, MAX_LANE, Grammar
 from subjects.limits import Ceiling, Place
 from subjects.locks import ImageLock
+from subjects.manifest import Manifest
 from subjects.meanings import explained, meanings
 from subjects.parameter_meanings import Meaning
 from subjects.permissions import INVALID_JOB, Role, grants, narrower
@@ -39,6 +40,7 @@ MESSAGES: Final[tuple[type[msgspec.Struct], ...]] = (
     DeadLetter,
     JobRecord,
     JobResult,
+    Manifest,
     WorkerCapabilities,
     LaneAnnouncement,
     WorkerOrder,
@@ -49,7 +51,7 @@ MESSAGES: Final[tuple[type[msgspec.Struct], ...]] = (
     Refusal,
     *(operation.parameters for operation in BUILT_IN),
 )
-"""Every message on the wire, and the parameters of the built-in operations."""
+"""Every message on the wire, what the object store holds, and the parameters of the built-in operations."""
 
 _PRINTABLE: Final = r"^[^.*>\s]{1,128}$"
 _ID: Final = r"^[A-Za-z0-9_-]{1,128}$"

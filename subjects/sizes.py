@@ -12,6 +12,7 @@ from subjects.events import ProgressEvent
 from subjects.fleet import LaneAnnouncement, WorkerCapabilities, WorkerOrder
 from subjects.limits import Ceiling, Place
 from subjects.locks import ImageLock
+from subjects.manifest import Manifest
 from subjects.quota import Quota, Refusal
 from subjects.record import DeadLetter, JobGlimpse, JobRecord, LaneMessage, OwnerGlimpse
 from subjects.result import JobResult
@@ -37,5 +38,7 @@ MAX_BYTES: Final[Mapping[Any, int]] = {
     OwnerGlimpse: MAX_PAYLOAD_BYTES,
     LaneMessage: MAX_PAYLOAD_BYTES,
     DeadLetter: MAX_PAYLOAD_BYTES,
+    # An object in chunks, which no payload bounds.
+    Manifest: 4 * MAX_PAYLOAD_BYTES,
 }
 """In bytes as they stand on the wire, by the kind of message or the part of it that is read."""

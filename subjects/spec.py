@@ -21,6 +21,7 @@ OperationName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}" + _END)]
 PoolName = Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,32}" + _END)]
 AbsolutePath = Annotated[str, Meta(pattern=r"^/[^\x00]*" + r"$", max_length=4096)]
 Checksum = Annotated[str, Meta(pattern=r"^(sha256:)?[0-9a-fA-F]{64}" + _END)]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}" + _END, description="SHA-256 in hex")]
 Version = Annotated[str, Meta(pattern=r"^1(\.[0-9]+)*" + _END, description="major version 1")]
 Text = Annotated[str, Meta(max_length=4096)]
 Timestamp = Annotated[

@@ -24,6 +24,7 @@ from h2kbus.client import Bus
 from h2kbus.connection import Connection, connect
 from h2kbus.plugins import load_catalog
 from h2kbus.settings import ConnectionSettings
+from h2kbus.signing import Signer
 from h2kbus.telemetry import SILENT
 from scheduler.service import Scheduler
 from subjects.fleet import WorkerCapabilities
@@ -35,6 +36,7 @@ from subjects.topology import Topology
 from tests.servers import container_server, start_server, wheel_server
 from workers.profile import Probes
 from workers.service import Worker
+from workers.trust import Keys
 
 REPOSITORY = Path(__file__).parent.parent
 REHEARSE = "tests.rehearse:REHEARSE"
@@ -151,6 +153,7 @@ class Fleet:
         grace: float = 0.0,
         probes: Probes | None = None,
         trusted_keys: frozenset[str] | None = None,
+        signer: Signer | None = None,
         **profile: Any,
     ) -> Callable[[], None]:
         """Start a worker with these capabilities; returns the call that drains it."""
@@ -163,7 +166,7 @@ class Fleet:
             self.catalog,
             described,
             probes,
-            trusted_keys=trusted_keys,
+            keys=Keys(trusted=trusted_keys, signer=signer),
             telemetry=self.told,
         )
         drain: Callable[[], None] = await self._group.start(functools.partial(service.serve, grace=grace))

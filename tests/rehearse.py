@@ -1,5 +1,6 @@
 """A plug-in operation for tests: it does what its parameters say, so that each way to end can be had."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -8,8 +9,9 @@ import msgspec
 
 from h2kbus.errors import ErrorCode, OperationFailed
 from subjects.operations import OperationDeclaration, Phase
+from subjects.result import Outputs
 from workers.context import JobContext, OperationResult
-from workers.outputs import StagedFile
+from workers.outputs import StagedFile, report_path
 
 
 class RehearseParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -17,7 +19,9 @@ class RehearseParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
     `publish` leaves a file that is named after the job. `stubborn_tool` runs a tool that ignores SIGTERM,
     in the workplace, for `seconds`. `boast_bytes` is how much it says of itself wherever it can, and
-    `flood_mib` how much a tool of it writes to each of its outputs.
+    `flood_mib` how much a tool of it writes to each of its outputs. `log_lines` are lines of its log,
+    `log_pause` seconds apart, and `report_bytes` is the size of the report that it publishes. `vc_password`
+    is a secret, and `quote` what it says wherever it can.
     """
 
     seconds: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.0
@@ -29,6 +33,11 @@ class RehearseParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     publish: bool = False
     boast_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
     flood_mib: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
+    log_lines: tuple[str, ...] = ()
+    log_pause: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.0
+    report_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    vc_password: str | None = None
+    quote: str = ""
 
 
 REHEARSE = OperationDeclaration(
@@ -55,16 +64,35 @@ class Rehearse:
             await self._work(job, wanted.seconds)
         if wanted.flood_mib:
             await self._flood(job, wanted.flood_mib)
+        await self._log(job, wanted.log_lines, wanted.log_pause)
         boast = "x" * wanted.boast_bytes
         if boast:
             job.report.enter("first", boast)
         if wanted.defect:
             raise ZeroDivisionError("made up")
         if wanted.fail is not None and job.attempt < wanted.fail_until_attempt:
-            raise OperationFailed(ErrorCode(wanted.fail), f"made up{boast}", boast=boast)
+            raise OperationFailed(ErrorCode(wanted.fail), f"made up{boast}{wanted.quote}", boast=boast)
         summary = {"attempt": job.attempt, **({"boast": boast} if boast else {})}
-        result = OperationResult(summary=summary, warnings=(boast,) * len(boast[:1000]))
+        quoted = (f"quoted {wanted.quote}",) if wanted.quote else ()
+        result = OperationResult(summary=summary, warnings=(*quoted, *(boast,) * len(boast[:1000])))
+        if wanted.report_bytes:
+            result = await self._report(job, result, wanted.report_bytes)
         return await self._publish(job, result) if wanted.publish else result
+
+    async def _log(self, job: JobContext, lines: Sequence[str], pause: float) -> None:
+        if not lines:
+            return
+        async with job.workplace() as place:
+            for each in lines:
+                place.log.line(each)
+                await anyio.sleep(pause)
+
+    async def _report(self, job: JobContext, result: OperationResult, size: int) -> OperationResult:
+        async with job.workplace() as place:
+            source, target = place.scratch / "report", report_path(job.output_path, job.job_id)
+            source.write_bytes(b"r" * size)
+            told = msgspec.structs.replace(result, outputs=Outputs(report=str(target)))
+            return await job.publish([StagedFile(source, target)], told)
 
     async def _publish(self, job: JobContext, result: OperationResult) -> OperationResult:
         async with job.workplace() as place:

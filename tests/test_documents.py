@@ -31,7 +31,7 @@ NOT_RUN: Final = {
 }
 """Documents with indented commands that no test runs, and why."""
 GROUP: Any = typer.main.get_command(app)
-SIGNED: Final = "h2kbus job v1 "
+SIGNED: Final = {"h2kbus job v1 ", "h2kbus manifest v1 "}
 """What a signature's bytes begin with: no command."""
 
 
@@ -92,7 +92,7 @@ def mentioned(name: str) -> Iterator[list[str]]:
         for words in re.findall(r"^\$ (h2kbus .+)$", block, re.MULTILINE)
     ]
     for words in (*re.findall(r"`(h2kbus [^`]+)`", prose(name)), *shown):
-        if words != SIGNED:
+        if words not in SIGNED:
             yield shlex.split(words.replace("…", "").replace("...", ""))[1:]
 
 

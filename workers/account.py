@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from subjects.manifest import DiskFacts
 from subjects.result import Outputs
-from workers.context import JobContext, OperationResult
+from workers.context import JobContext, OperationResult, Provenance
 from workers.joblog import encodable
-from workers.outputs import StagedFile, intermediate_path, report_path
+from workers.outputs import StagedFile, intermediate_path, output_errors, report_path
 from workers.report import ActionNotes, Report, write_report
 from workers.workplace import Workplace, stage_intermediates
 
@@ -69,8 +70,18 @@ class Account:
             disk_write_bytes=tools.written_bytes,
             warnings=tuple(encodable(self.warnings)),
             summary=encodable(summary),
+            provenance=self._provenance(image, output, fixed_image),
         )
         return await self._job.publish([*images, report, *intermediates], result)
+
+    def _provenance(
+        self, image: dict[str, Any], output: dict[str, Any] | None, fixed_image: StagedFile | None
+    ) -> Provenance:
+        made = []
+        if output is not None and fixed_image is not None:
+            with output_errors(fixed_image.target):
+                made.append(_disk({**output, "file_bytes": fixed_image.source.stat().st_size}))
+        return Provenance(inputs=(_disk(image),), outputs=tuple(made), tools=dict(self.tools))
 
     def _intermediates(self) -> list[StagedFile]:
         output_path, job_id = self._job.output_path, self._job.job_id
@@ -97,3 +108,14 @@ class Account:
             tools=self.tools,
             commands=tuple(commands),
         )
+
+
+def _disk(facts: dict[str, Any]) -> DiskFacts:
+    """What the report says of a disk, as far as a manifest tells it. qemu-img's names have hyphens."""
+    return DiskFacts(
+        path=encodable(facts["path"]),
+        format=facts.get("format"),
+        file_bytes=facts.get("file_bytes"),
+        virtual_size=facts.get("virtual_size", facts.get("virtual-size")),
+        sha256=facts.get("sha256"),
+    )

@@ -17,6 +17,7 @@ import msgspec
 from h2kbus.connection import Connection
 from h2kbus.errors import CODES, BusError, ErrorCode, RevisionConflict
 from h2kbus.journal import publish_event
+from h2kbus.redaction import PLAIN, Redactor
 from h2kbus.slots import Slot
 from h2kbus.store import Entry, JobStore
 from h2kbus.telemetry import AttemptEnded, LeaseLost, Observer, moved, operation_of, unobserved
@@ -183,6 +184,8 @@ def next_record(record: JobRecord, outcome: Outcome, now: dt.datetime) -> JobRec
 def job_result(record: JobRecord, outcome: Outcome, state: State, now: dt.datetime) -> JobResult:
     """The attempt's outcome as the job's result."""
     done = outcome.result
+    redactor = Redactor.of(record.spec.parameters) if record.spec else PLAIN
+    said = (*(done.warnings if done else ()), *outcome.warnings)
     result = JobResult(
         job_id=record.job_id,
         status=state,
@@ -191,17 +194,16 @@ def job_result(record: JobRecord, outcome: Outcome, state: State, now: dt.dateti
         retry_attempt=record.attempt - 1,
         metrics=outcome.metrics,
         error=outcome.error,
+        warnings=bounds.warnings(said, redactor),
+        manifest_sha256=outcome.manifest_sha256,
     )
     if done is None:
         logs = str(outcome.log_file) if outcome.log_file else None
-        return msgspec.structs.replace(
-            result, outputs=Outputs(logs=logs), warnings=bounds.warnings(outcome.warnings)
-        )
+        return msgspec.structs.replace(result, outputs=Outputs(logs=logs))
     return msgspec.structs.replace(
         result,
         outputs=done.outputs,
-        warnings=bounds.warnings((*done.warnings, *outcome.warnings)),
-        summary=bounds.facts(done.summary),
+        summary=bounds.facts(done.summary, redactor),
     )
 
 

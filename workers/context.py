@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from subjects.manifest import DiskFacts
 from subjects.result import Outputs
 from subjects.spec import JobSpec
 from workers.outputs import StagedFile
@@ -31,14 +32,26 @@ class Report(Protocol):
         """Say how much of the current phase is done, 0.0 to 1.0."""
 
 
+class Provenance(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operation knows of the disks that it read and wrote, and versions by tool."""
+
+    inputs: tuple[DiskFacts, ...] = ()
+    outputs: tuple[DiskFacts, ...] = ()
+    tools: dict[str, str] = {}
+
+
 class OperationResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a successful operation leaves. `summary` is the report's essence, small enough for a record."""
+    """What a successful operation leaves. `summary` is the report's essence, small enough for a record.
+
+    `provenance` goes into the attempt's manifest.
+    """
 
     outputs: Outputs = Outputs()
     disk_read_bytes: int = 0
     disk_write_bytes: int = 0
     warnings: tuple[str, ...] = ()
     summary: dict[str, Any] = {}
+    provenance: Provenance = Provenance()
 
 
 class JobContext(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,11 +6,13 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Final
 
 import anyio
 import msgspec
 
 from h2kbus.errors import AttemptStopped, ErrorCode, H2KBusError, InvalidMessage, OperationFailed
+from h2kbus.redaction import PLAIN, Redactor
 from subjects.catalog import OperationCatalog
 from subjects.fleet import CONFINED
 from subjects.lifecycle import is_granted, stop_cause
@@ -32,6 +34,8 @@ from workers.workplace import Workplace, open_workplace
 
 log = logging.getLogger("h2kbus.worker")
 
+_STACK_CHARS: Final = 8192
+
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What an attempt came to: a result, an error, or the cause of its being stopped."""
@@ -42,6 +46,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Metrics = Metrics()
     log_file: Path | None = None
     warnings: tuple[str, ...] = ()
+    manifest_sha256: str | None = None
 
 
 class Means(msgspec.Struct, frozen=True):
@@ -136,7 +141,10 @@ class _Files:
             lease.terms,
             lambda: lease.publication is not None,
             confined=CONFINED in self._means.capabilities,
+            redactor=Redactor.of(self._spec.parameters),
         ) as place:
+            if self._place is None:
+                lease.log_from = place.log.began
             self._place = place
             lease.log_file = place.log.path
             lease.tools = place.tools
@@ -184,21 +192,28 @@ def _spec_of(record: JobRecord) -> JobSpec:
 
 
 def job_error(error: H2KBusError, lease: HeldLease) -> JobError:
-    """An expected failure, as it stands in the job's result."""
+    """An expected failure, as it stands in the job's result: it may quote a tool's last words."""
+    redactor = _redactor(lease)
     return JobError(
         code=error.error_code,
-        message=bounds.words(str(error)),
+        message=bounds.words(str(error), redactor),
         phase=_phase(lease),
-        details=bounds.facts(error.details),
+        details=bounds.facts(error.details, redactor),
     )
 
 
+def _redactor(lease: HeldLease) -> Redactor:
+    spec = lease.entry.record.spec
+    return Redactor.of(spec.parameters) if spec else PLAIN
+
+
 def _defect(error: Exception, lease: HeldLease) -> JobError:
+    trace, redactor = "".join(traceback.format_exception(error)), _redactor(lease)
     return JobError(
         code=ErrorCode.INTERNAL,
-        message=bounds.words(f"{type(error).__name__}: {error}"),
+        message=bounds.words(f"{type(error).__name__}: {error}", redactor),
         phase=_phase(lease),
-        stack_trace=encodable("".join(traceback.format_exception(error))[-8192:]),
+        stack_trace=encodable(redactor.text(trace[-_STACK_CHARS:])),
     )
 
 

@@ -65,6 +65,7 @@ class HeldLease:
         self._closed = False
         self._lock: anyio.Lock | None = None
         self.log_file: Path | None = None
+        self.log_from = 0
         self.tools: ToolRunner | None = None
         self._connection = connection
         self._topology = topology
@@ -80,6 +81,11 @@ class HeldLease:
         return self.entry.record.job_id
 
     @property
+    def age(self) -> float:
+        """Seconds since the claim."""
+        return time.monotonic() - self._began
+
+    @property
     def expired(self) -> bool:
         return time.monotonic() - self._confirmed > self.terms.hold_for
 
@@ -91,7 +97,7 @@ class HeldLease:
     @property
     def overdue(self) -> bool:
         """Whether the attempt has used up its time, on this host's monotonic clock."""
-        return time.monotonic() - self._began > self.time_out
+        return self.age > self.time_out
 
     @property
     def due(self) -> bool:
@@ -253,6 +259,10 @@ class LeaseKeeper:
     @property
     def job_ids(self) -> tuple[str, ...]:
         return tuple(sorted(self._held))
+
+    @property
+    def leases(self) -> tuple[HeldLease, ...]:
+        return tuple(self._held.values())
 
     def holds(self, job_id: str) -> bool:
         return job_id in self._held

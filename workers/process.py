@@ -175,7 +175,7 @@ class ToolRunner:
             async with self._sealing:
                 for each in pass_fds:
                     await seal(each, self.scratch)
-        self.commands.append(shlex.join(argv))
+        self.commands.append(self.log.redactor.text(shlex.join(argv)))
         self.log.line(f"run: {self.commands[-1]}")
         return Child(
             command,

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from h2kbus.redaction import Redactor
 from subjects.spec import JobSpec
 from workers.joblog import JobLog, encodable
 from workers.outputs import output_errors
@@ -52,7 +53,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Write the report as indented JSON. Raises OUTPUT_UNWRITABLE or NO_SPACE."""
-    plain = encodable(msgspec.to_builtins(report))
+    """Write the report as indented JSON, without secrets. Raises OUTPUT_UNWRITABLE or NO_SPACE."""
+    told = Redactor.of(report.spec.parameters).value(msgspec.to_builtins(report))
     with output_errors(path), fresh(path) as file:
-        file.write(msgspec.json.format(msgspec.json.encode(plain), indent=2) + b"\n")
+        file.write(msgspec.json.format(msgspec.json.encode(encodable(told)), indent=2) + b"\n")

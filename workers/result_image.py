@@ -1,5 +1,6 @@
 """The image that an operation writes: made in the scratch directory, proven, and only then published."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from subjects.builtin import (
 from workers.account import Account
 from workers.boot.command import PROGRAM as EMULATOR
 from workers.boot.proof import facts, named_files, prove_boot
+from workers.checksum import digests
 from workers.comparison import require_same_content
 from workers.context import JobContext
 from workers.conversion import (
@@ -27,8 +29,10 @@ from workers.conversion import (
     usable_cores,
 )
 from workers.formats import FORMATS
+from workers.formats.header import Window
 from workers.outputs import StagedFile, intermediate_path, report_path, sync_file
 from workers.qemu import CheckResult, Disk, ImageInfo, OnFraction, QemuImg
+from workers.scratch import made
 from workers.workplace import Workplace
 
 _ROUNDING_BYTES = 16 << 20
@@ -52,6 +56,7 @@ class ResultImage:
         self._parameters: ConvertParameters | RepairParameters = job.parameters
         self.booted: dict[str, Any] = {}
         self.info: ImageInfo | None = None
+        self.checksum: str | None = None
         self.disk = Disk(
             path=place.private.path / _NAME,
             inside=_NAME,
@@ -142,10 +147,24 @@ class ResultImage:
             raise ValueError("the result was not read yet")
         return self.info
 
+    async def take_checksum(self) -> None:
+        """Read the finished image once more for its SHA-256, if the job asks for it."""
+        if not self._parameters.output_checksum:
+            return
+        with made(self.file) as opened:
+            size = os.fstat(opened.fileno()).st_size
+            found = await digests(opened.fileno(), Window(0, size), ["sha256"], self._on_checksum)
+        self.checksum = found["sha256"]
+
+    def _on_checksum(self, done: int, total: int) -> None:
+        words = "taking the result's checksum"
+        self._job.report.advance(done / max(total, 1), words, bytes_done=done, bytes_total=total)
+
     def facts(self) -> dict[str, Any]:
         """What the report says of the image; sizes are in bytes."""
         described: dict[str, Any] = msgspec.to_builtins(self.known)
-        return {"path": str(self.target), **described, **self.booted}
+        known = {"sha256": self.checksum} if self.checksum else {}
+        return {"path": str(self.target), **described, **known, **self.booted}
 
     def progress(self, size: int) -> OnFraction:
         """Tells the job how far a tool is with a disk of `size` bytes."""

@@ -23,7 +23,7 @@ from subjects.codec import encode
 from subjects.events import milestone
 from subjects.fleet import CONFINED, WorkerCapabilities, WorkerOrder
 from subjects.topology import Topology
-from workers.artifacts import upload_log
+from workers.artifacts import Uploads
 from workers.claim import Claims
 from workers.complete import Settlement
 from workers.execute import Means, execute
@@ -35,7 +35,7 @@ from workers.pull import LanePuller
 from workers.registry import Registry
 from workers.site import ANYWHERE, Site
 from workers.trace import add_steps, attempt_span, settle_span
-from workers.trust import Trust
+from workers.trust import NO_KEYS, Keys, Trust
 
 log = logging.getLogger("h2kbus.worker")
 
@@ -50,7 +50,8 @@ class Worker:
     """Serves the lanes of one pool. `found` is what it advertises; its true capabilities route.
 
     With `probes` it looks again from time to time, and joins and leaves lanes accordingly. `site` is what
-    its jobs may reach on this host. With `trusted_keys` it executes only what one of them has signed.
+    its jobs may reach on this host. Of `keys` the trusted ones say whose jobs it executes, and the signer
+    signs the manifests of its attempts.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Worker:
         probes: Probes | None = None,
         *,
         site: Site = ANYWHERE,
-        trusted_keys: frozenset[str] | None = None,
+        keys: Keys = NO_KEYS,
         telemetry: Telemetry = SILENT,
     ) -> None:
         self._telemetry = telemetry
@@ -79,10 +80,11 @@ class Worker:
         self._draining = False
         self._cordoned = False
         self._settlement = Settlement(connection, topology, telemetry.observe)
+        self._uploads = Uploads(connection, topology, site, self._keeper, keys.signer)
         self._puller = LanePuller(connection, topology, self._accept)
         trust = None
-        if trusted_keys is not None:
-            trust = Trust(keys=trusted_keys, root=topology.grammar.root, pool=found.pool)
+        if keys.trusted is not None:
+            trust = Trust(keys=keys.trusted, root=topology.grammar.root, pool=found.pool)
         observe = telemetry.observe
         self._claims = Claims(
             connection, topology, self._found, self._puller.stand_back, site, trust, observe=observe
@@ -113,6 +115,7 @@ class Worker:
             background.start_soon(self._registry.run)
             background.start_soon(self._keeper.run)
             background.start_soon(self._puller.give_back)
+            background.start_soon(self._uploads.run)
             background.start_soon(self._listen)
             background.start_soon(self._orders.run)
             background.start_soon(self._profile.run)
@@ -192,7 +195,7 @@ class Worker:
     async def _attempt(self, lease: HeldLease, slot: Slot, span: Span) -> None:
         await self._tell_claim(lease)
         outcome = await execute(lease, Means(self._catalog, self._profile.capabilities, self._site))
-        outcome = await upload_log(self._connection, self._topology, lease, outcome, self._site)
+        outcome = await self._uploads.finish(lease, outcome)
         add_steps(span, lease, outcome)
         with settle_span(span):
             await self._settlement.settle(lease, outcome, slot)

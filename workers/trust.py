@@ -1,15 +1,27 @@
 """Whose jobs a worker executes: anybody's, or those alone that a trusted key has signed."""
 
 import datetime as dt
+from typing import Final
 
 import msgspec
 
 from h2kbus.errors import ErrorCode
-from h2kbus.signing import is_genuine
+from h2kbus.signing import Signer, is_genuine
 from subjects.record import JobRecord
 from subjects.result import JobError
 from subjects.signature import AHEAD_DAYS, SIGNATURE_DAYS
 from subjects.spec import JobSpec
+
+
+class Keys(msgspec.Struct, frozen=True, kw_only=True):
+    """The public keys whose jobs a worker executes, None for everybody's, and what it signs with itself."""
+
+    trusted: frozenset[str] | None = None
+    signer: Signer | None = None
+
+
+NO_KEYS: Final = Keys()
+"""Of a worker that executes everybody's jobs and signs nothing."""
 
 
 class Trust(msgspec.Struct, frozen=True, kw_only=True):

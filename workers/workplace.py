@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from h2kbus.redaction import PLAIN, Redactor
 from subjects.lease import Lease
 from workers.joblog import JobLog
 from workers.outputs import (
@@ -65,16 +66,17 @@ async def open_workplace(
     is_needed: Callable[[], bool],
     *,
     confined: bool = False,
+    redactor: Redactor = PLAIN,
 ) -> AsyncIterator[Workplace]:
     """Make the workplace of the attempt that has this lease. Raises OUTPUT_UNWRITABLE or NO_SPACE.
 
     `is_needed` says at the end whether its scratch directory has to stay. `confined` must be true only
-    where sandboxes were proven to work.
+    where sandboxes were proven to work. `redactor` takes the job's secrets out of its log.
     """
     # However short the lease, tools are gone before it counts as lost.
     grace = min(GRACE_SECONDS, lease.seconds * GRACE_SHARE)
     with open_output(destination, make=True) as output:
         async with scratch_directory(output, job_id, lease.token, is_needed) as private:
-            with JobLog(log_path(output.path, job_id), output.inside) as log:
+            with JobLog(log_path(output.path, job_id), output.inside, redactor=redactor) as log:
                 tools = ToolRunner(log, private.inside, grace_seconds=grace, confined=confined)
                 yield Workplace(output, private, log, tools)

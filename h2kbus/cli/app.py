@@ -8,6 +8,7 @@ import typer
 
 from h2kbus import __version__
 from h2kbus.cli import (
+    artifacts,
     auth,
     backup,
     dashboard,
@@ -94,6 +95,7 @@ for module in (
     inspection,
     jobs,
     logs,
+    artifacts,
     limits,
     explanation,
     dead,

@@ -32,7 +32,10 @@ class Exit(enum.IntEnum):
         return made
 
     DONE = 0, "done"
-    JOB_FAILED = 1, "the job ended FAILED or CANCELLED; `doctor` found something missing"
+    JOB_FAILED = (
+        1,
+        "the job ended FAILED or CANCELLED; `doctor` or `artifacts --verify` found something wrong",
+    )
     USAGE = 2, "bad usage, or an invalid job (the message has the field's path)"
     BUS = 3, "the bus is not reachable, refuses us, or cannot be used"
     NO_SUCH_JOB = 4, "no such job"

@@ -1,17 +1,21 @@
-"""The command that shows what an attempt has logged."""
+"""The command that shows what an attempt has logged, or logs."""
 
 import codecs
+import contextlib
 import sys
+from collections.abc import AsyncGenerator
 from typing import Annotated
 
 import typer
 
-from h2kbus.artifacts import find, log_name, read
+from h2kbus.cli.artifacts import why_none
+from h2kbus.cli.exits import say
 from h2kbus.cli.invocation import Invocation
-from h2kbus.cli.jobs import JobId
+from h2kbus.cli.jobs import JobId, ending, outcome
 from h2kbus.cli.loop import run as run_async
 from h2kbus.cli.output import printable
 from h2kbus.errors import JobNotFound
+from h2kbus.log_feed import LogFeed, LogPart
 from subjects.record import JobRecord
 
 
@@ -26,39 +30,46 @@ def logs(
     attempt: Annotated[
         int | None, typer.Option(min=1, help="The attempt. [the last one that has a log]")
     ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what is logged, until the job ends.")
+    ] = False,
 ) -> None:
-    """Show the log of an attempt that has ended: what it did, and what its tools said.
+    """Show the log of an attempt: what it did, and what its tools said.
 
-    Logs are kept on the bus for 30 days, the end of long ones, wherever the worker was.
+    Logs are kept on the bus for 30 days, wherever the worker was, without secrets; of long ones the beginning
+    and the end. What an attempt logs is there about a second later. --follow goes on with the next attempt,
+    if there is one, and ends with the job: the exit code is 0 when it COMPLETED and 1 when it ended in
+    another way. Ctrl-C leaves the job alone.
     """
-    run_async(_logs, context.obj, job_id, attempt)
+    record = run_async(_logs, context.obj, job_id, attempt, follow)
+    if follow:
+        say(outcome(record))
+        raise typer.Exit(ending(record.state))
 
 
-async def _logs(invocation: Invocation, job_id: str, attempt: int | None) -> None:
+async def _logs(invocation: Invocation, job_id: str, attempt: int | None, follow: bool) -> JobRecord:
     async with invocation.bus() as bus:
-        record = await bus.status(job_id)
-        wanted = [attempt] if attempt else list(range(record.attempt, 0, -1))
-        for number in wanted:
-            found = await find(bus.connection, bus.topology, log_name(job_id, number))
-            if found is None:
+        feed = LogFeed(bus, job_id, attempt)
+        shown = await _show(feed.follow() if follow else feed.so_far())
+        record = feed.record or await bus.status(job_id)
+    if not shown and (attempt or not follow):
+        raise JobNotFound(why_none(record, attempt, "log"))
+    return record
+
+
+async def _show(parts: AsyncGenerator[LogPart]) -> bool:
+    """Show the parts, and say whether there was any.
+
+    They are shown as text: what is stored was written by whoever may write artifacts.
+    """
+    text = codecs.getincrementaldecoder("utf-8")("replace")
+    shown = False
+    async with contextlib.aclosing(parts):
+        async for part in parts:
+            if part.notice:
+                say(part.notice)
                 continue
-            text = codecs.getincrementaldecoder("utf-8")("replace")
-            async for chunk in read(bus.connection, bus.topology, found):
-                _show(text.decode(chunk))
-            return
-    raise JobNotFound(_why_none(record, attempt))
-
-
-def _show(text: str) -> None:
-    """As text: what is stored was written by whoever may write artifacts."""
-    sys.stdout.write("\n".join(map(printable, text.split("\n"))))
-    sys.stdout.flush()
-
-
-def _why_none(record: JobRecord, attempt: int | None) -> str:
-    which = f"attempt {attempt} of job {record.job_id}" if attempt else f"job {record.job_id}"
-    if record.spec is not None and not record.spec.artifacts.log_upload:
-        return f"{which} has no log on the bus: it was submitted with log_upload: false"
-    if not record.state.terminal:
-        return f"{which} has no log on the bus yet: it is stored when an attempt ends"
-    return f"{which} has no log on the bus"
+            shown = True
+            sys.stdout.write("\n".join(map(printable, text.decode(part.content).split("\n"))))
+            sys.stdout.flush()
+    return shown

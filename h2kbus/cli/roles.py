@@ -11,6 +11,7 @@ from h2kbus.cli.services import Drain, while_connected
 from h2kbus.cli.worker_options import WorkerOptions
 from h2kbus.connection import connect
 from h2kbus.settings import ConnectionSettings
+from h2kbus.signing import Signer
 from h2kbus.telemetry import SILENT, Telemetry
 from subjects.catalog import OperationCatalog
 from subjects.fleet import CONFINED, WorkerCapabilities, WorkerSecurity
@@ -49,6 +50,7 @@ async def serve_worker(
     from workers.profile import Probes
     from workers.regular import allow_many_files
     from workers.service import Worker
+    from workers.trust import Keys
 
     allow_many_files()
     async with connect(settings) as connection, while_connected(connection, told.observe):
@@ -64,7 +66,7 @@ async def serve_worker(
             profile,
             Probes(again, options.reprobe_seconds),
             site=options.site,
-            trusted_keys=options.trusted_keys,
+            keys=Keys(trusted=options.trusted_keys, signer=Signer.of(settings)),
             telemetry=told,
         )
         await worker.serve(grace=options.grace, task_status=task_status)

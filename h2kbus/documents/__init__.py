@@ -1,8 +1,8 @@
 """Job documents that users have, read into JobSpecs.
 
-Known are the worker job of protocol v1, the guestkit VM-operation envelope, and hyper2kvm's artifact
-manifest and batch; as JSON, JSON lines or YAML. What has no counterpart here is said in a document's
-warnings, by its path; nothing is dropped without a word.
+Known are the worker job of protocol v1, the manifest of an attempt, the guestkit VM-operation envelope, and
+hyper2kvm's artifact manifest and batch; as JSON, JSON lines or YAML. What has no counterpart here is said in
+a document's warnings, by its path; nothing is dropped without a word.
 """
 
 from collections.abc import Iterator

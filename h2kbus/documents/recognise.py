@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from h2kbus.documents.attempt_manifest import attempt_jobs, is_attempt_manifest
 from h2kbus.documents.document import Defaults, Document, Place, located
 from h2kbus.documents.guestkit import ENVELOPE_KIND, envelope_jobs
 from h2kbus.documents.hyper2kvm import batch_jobs, manifest_jobs
@@ -47,6 +48,8 @@ def _one(value: Any, place: Place, defaults: Defaults, size: int | None) -> Iter
 def _converter(value: Any, size: int) -> Converter:
     if not isinstance(value, dict):
         raise InvalidMessage(f"a job is an object, not {_words(value)}")
+    if is_attempt_manifest(value):
+        return attempt_jobs
     for name, converter in _COLLECTIONS.items():
         if name in value:
             return converter

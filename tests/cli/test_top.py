@@ -22,6 +22,7 @@ from rich.console import Console
 from h2kbus.cli.top.board import Board, Running
 from h2kbus.cli.top.keys import split
 from h2kbus.cli.top.screen import Look, Screen, shares
+from h2kbus.cli.top.tail import Tail
 from h2kbus.client import Bus
 from tests.conftest import Program
 
@@ -86,6 +87,27 @@ def test_job_is_seen_and_cancelled_by_a_key(local: Program) -> None:
 
 
 @pytest.mark.slow
+def test_log_of_a_job_is_shown_by_a_key_while_it_is_written(local: Program) -> None:
+    words = ("--operation", "rehearse", "--image", "/images/top.vmdk", "--output-dir", local.place / "top")
+    lines = json.dumps([f"said {number}" for number in range(100)])
+    job_id = local("submit", *words, "--set", f"log_lines={lines}", "--set", "log_pause=0.4").stdout.strip()
+    with on_terminal(local, "top", "--filter", job_id) as terminal:
+        assert terminal.shows("rehearse")
+        terminal.press("l")
+        assert terminal.shows(f"log of {job_id}")
+        assert terminal.shows("said 4")
+        assert terminal.shows("said 9")
+        terminal.press("l")
+        assert terminal.shows("LAST ENDS")
+        terminal.press("c")
+        assert terminal.shows(f"cancel {job_id}? y or n")
+        terminal.press("y")
+        assert terminal.shows("CANCELLED")
+        terminal.press("q")
+        assert terminal.process.wait(10) == 0
+
+
+@pytest.mark.slow
 def test_ctrl_c_leaves_the_terminal_as_it_was(local: Program) -> None:
     with on_terminal(local, "top", columns=40) as terminal:
         assert terminal.shows("WORKER")
@@ -135,6 +157,20 @@ async def test_screen_never_outgrows_its_terminal(bus: Bus, columns: int, rows: 
     lines = ESCAPES.sub("", captured.get()).splitlines()
     assert max(len(each) for each in lines) <= columns
     assert len(lines) <= max(rows, 11)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("columns", "rows"), [(40, 12), (200, 50), (20, 5), (20, 2)])
+async def test_log_never_outgrows_its_terminal_and_drives_it_not(bus: Bus, columns: int, rows: int) -> None:
+    tail = Tail("job-1")
+    tail._take(b"\n".join(b"\x1b[31m line %d of many words, some \xff" % number * 9 for number in range(90)))
+    console = Console(width=columns, height=rows, force_terminal=True)
+    with console.capture() as captured:
+        console.print(Screen(Board(bus), Look(), "nats://127.0.0.1:4222", tail), end="")
+    lines = ESCAPES.sub("", captured.get()).splitlines()
+    assert max(len(each) for each in lines) <= columns
+    assert len(lines) <= max(rows, 3)
+    assert "\x1b[31m" not in captured.get()
 
 
 @pytest.mark.anyio

@@ -111,7 +111,7 @@ def as_sent(message: msgspec.Struct, older: dict[str, Any]) -> Any:
     return {name: value for name, value in data.items() if name in known or value != defaults[name]}
 
 
-NEW_SINCE: Final = {"1.0.0": {"WorkerOrder", "Place", "Ceiling", "Quota", "Refusal"}}
+NEW_SINCE: Final = {"1.0.0": {"WorkerOrder", "Place", "Ceiling", "Quota", "Refusal", "Manifest"}}
 """Messages on subjects of their own that the version does not know."""
 
 

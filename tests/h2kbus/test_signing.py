@@ -11,6 +11,7 @@ import nkeys
 import pytest
 
 from h2kbus.errors import InvalidMessage, SettingsError
+from h2kbus.settings import ConnectionSettings
 from h2kbus.signing import Signer, is_genuine, new_seed, read_public_keys, write_seed
 from subjects.canonical import signed_bytes
 from subjects.codec import decode
@@ -97,6 +98,30 @@ def test_seed_with_a_slip_of_the_pen_is_refused() -> None:
     slip = seed[:20] + ("A" if seed[20] != "A" else "B") + seed[21:]
     with pytest.raises(SettingsError):
         Signer(slip)
+
+
+CREDS = """-----BEGIN NATS USER JWT-----
+eyJ0.e30.c2ln
+------END NATS USER JWT------
+
+-----BEGIN USER NKEY SEED-----
+{seed}
+------END USER NKEY SEED------
+"""
+
+
+@pytest.mark.parametrize(("setting", "text"), [("nkey", "{seed}\n"), ("creds", CREDS)])
+def test_key_of_a_connection_signs(tmp_path: Path, setting: str, text: str) -> None:
+    seed = new_seed()
+    file = tmp_path / "file"
+    file.write_text(text.format(seed=seed))
+    signer = Signer.of(msgspec.structs.replace(ConnectionSettings(), **{setting: str(file)}))
+    assert signer is not None
+    assert signer.public_key == Signer(seed).public_key
+
+
+def test_connection_without_a_key_signs_nothing() -> None:
+    assert Signer.of(ConnectionSettings(user="ann", password="secret")) is None
 
 
 def test_trusted_keys_stand_one_on_a_line_with_comments(tmp_path: Path) -> None:

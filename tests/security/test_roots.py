@@ -15,7 +15,6 @@ from tests.conftest import worker_profile
 from tests.security.roots import CANARY, GOOD, Land, exchange, exchanging
 from tests.workers.conftest import Bench, lease_is_held
 from tests.workers.hostile import descriptor
-from workers.artifacts import log_tail
 from workers.context import OperationResult
 from workers.guest.attach import overlay
 from workers.image import Gate, open_image
@@ -299,12 +298,6 @@ async def test_race_for_outputs_is_won_where_there_are_no_roots(land: Land) -> N
     """The door open, as above."""
     await race_for_outputs(land, ANYWHERE, ROUNDS, attempt)
     assert not land.is_untouched
-
-
-def test_log_that_became_a_link_is_not_uploaded(land: Land) -> None:
-    (land.root / "job-1.log").symlink_to(land.canary)
-    with pytest.raises(OSError, match="symbolic links"):
-        log_tail(land.site.destination(str(land.root)), "job-1.log")
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """What a signature is made over is defined so that any language can make the same bytes."""
 
+import base64
 import datetime as dt
 import json
 import struct
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from subjects.canonical import canonical, signed_bytes
 from subjects.codec import convert, decode, encode
 from subjects.codes import InvalidMessage
+from subjects.manifest import Manifest
 from subjects.signature import Signature
 from subjects.spec import JobSpec
 
@@ -173,3 +175,30 @@ def job(**fields: Any) -> JobSpec:
         },
     )  # fmt: skip
     return msgspec.structs.replace(spec, **fields)
+
+
+def manifest(**more: object) -> Manifest:
+    times = dict.fromkeys(("submitted_at", "started_at", "ended_at"), "2026-11-25T19:30:00+01:00")
+    fields: dict[str, Any] = {
+        "job_id": "j1", "attempt": 1, "token": 7, "operation": "convert", "spec": job(), "state": "COMPLETED",
+        "submitted_by": "ann", "worker_id": "w1", "host": "h", "h2kbus_version": "0.1.0", **times, **more,
+    }  # fmt: skip
+    return convert(Manifest, msgspec.to_builtins(fields))
+
+
+def test_manifest_is_signed_behind_a_purpose_of_its_own() -> None:
+    """So that it is taken neither for a job nor for the nonce of a connection."""
+    signed = signed_bytes(manifest(), "h2k.v1")
+    head, _, body = signed.partition(b"\n")
+    assert head == b"\xffh2kbus manifest v1 h2k.v1"
+    told = json.loads(body)
+    assert "signature" not in told
+    assert "manifest_version" not in told, "it has its default"
+    assert told["ended_at"] == "2026-11-25T18:30:00Z"
+
+
+def test_signature_of_a_job_is_a_part_of_what_its_manifest_signs() -> None:
+    signature = Signature(key="U" + "A" * 55, value=bytes(range(64)))
+    spec = job(signature=signature)
+    told = json.loads(signed_bytes(manifest(spec=spec), "h2k.v1").partition(b"\n")[2])
+    assert base64.b64decode(told["spec"]["signature"]["value"]) == bytes(range(64))

@@ -22,6 +22,7 @@ from subjects.events import milestone
 from subjects.fleet import LaneAnnouncement, WorkerCapabilities, WorkerOrder
 from subjects.limits import Ceiling, Place
 from subjects.locks import lock_of
+from subjects.manifest import DiskFacts, KeptObject, Manifest
 from subjects.quota import Quota, Refusal
 from subjects.record import DeadLetter, JobRecord, LaneMessage, ProgressSummary
 from subjects.reference import documents
@@ -37,9 +38,12 @@ TIMES = {
     "completed_at",
     "created_at",
     "deadline",
+    "ended_at",
     "last_heartbeat",
     "next_attempt_at",
     "not_before",
+    "started_at",
+    "submitted_at",
     "timestamp",
     "updated_at",
 }
@@ -126,6 +130,24 @@ def examples() -> Iterator[msgspec.Struct]:
         subject="h2k.v1.x", reason="invalid-spec", message="no", at=NOW, by="s1", data=b"\x00\xff"
     )
     yield WorkerCapabilities(worker_id="w1", hostname="h", last_heartbeat=NOW, running_jobs=("j1",))
+    yield Manifest(
+        job_id="j1",
+        attempt=1,
+        token=7,
+        operation="convert",
+        spec=spec(),
+        submitted_by="ann",
+        worker_id="w1",
+        host="h",
+        h2kbus_version="0.1.0",
+        submitted_at=NOW,
+        started_at=NOW,
+        ended_at=NOW,
+        state=State.COMPLETED,
+        tools={"qemu-img": "7.2"},
+        inputs=(DiskFacts(path="/images/a.vmdk", format="vmdk", sha256="0" * 64),),
+        artifacts=(KeptObject(name="j1/1/log", size=7, sha256="0" * 64),),
+    )
     yield lock_of("default", "/out/disk.qcow2", "j1")
     yield WorkerOrder(order="cordon", by="ann", at=NOW)
     yield Place(label="source-host/esx-07", number=0, job_id="j1")

@@ -1,5 +1,6 @@
 """Jobs in the page, end to end: a real browser, a real bus, real conversions."""
 
+import contextlib
 import datetime as dt
 import os
 import re
@@ -9,6 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from h2kbus.client import Bus
+from h2kbus.log_feed import LogFeed
 from subjects.spec import ArtifactPolicy
 from tests.conftest import rehearsal
 from tests.web.conftest import Guarded, Site, fill_form, shoot
@@ -145,6 +147,30 @@ def test_the_log_of_a_conversion_is_shown(site: Site, page: Page) -> None:
     job_id = site.end(site.do(lambda bus: bus.submit(spec))).job_id
     site.open(page, f"/job/{job_id}")
     expect(page.get_by_role("region", name="Log")).to_contain_text("attempt 1 of convert")
+
+
+def test_the_log_of_an_attempt_is_shown_while_it_is_written(site: Site, page: Page) -> None:
+    lines = [f"said {number}" for number in range(100)]
+    spec = msgspec.structs.replace(
+        rehearsal(log_lines=lines, log_pause=0.4),
+        artifacts=ArtifactPolicy(output_path=str(site.place / "talking")),
+    )
+    job_id = site.do(lambda bus: bus.submit(spec))
+    site.do(lambda bus: first_of_log(bus, job_id))
+    site.open(page, f"/job/{job_id}")
+    log = page.get_by_role("region", name="Log")
+    expect(log).to_contain_text("said 4")
+    expect(log).to_contain_text("said 12", timeout=20_000)
+    site.cancel(job_id)
+
+
+async def first_of_log(bus: Bus, job_id: str) -> None:
+    """Return when some of the job's log is on the bus."""
+    await bus.verdict(job_id)
+    async with contextlib.aclosing(LogFeed(bus, job_id).follow()) as parts:
+        async for part in parts:
+            if part.content:
+                return
 
 
 def test_the_fleet_and_the_lanes_are_shown(site: Site, page: Page) -> None:

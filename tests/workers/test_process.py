@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from h2kbus.errors import ErrorCode, OperationFailed
-from workers.joblog import JobLog
+from workers.joblog import MAX_LOG_BYTES, TAIL_BYTES, JobLog
 from workers.limits import ToolLimits
 from workers.process import ToolRunner
 from workers.sandbox import Allowance
@@ -152,7 +152,7 @@ async def test_tool_dies_with_a_killed_worker(tmp_path: Path, marked: str, confi
     script = (
         "import anyio, sys\n"
         "from pathlib import Path\n"
-        "from workers.joblog import JobLog\n"
+        "from workers.joblog import MAX_LOG_BYTES, TAIL_BYTES, JobLog\n"
         "from workers.process import ToolRunner\n"
         "place = Path(sys.argv[1])\n"
         "tools = ToolRunner(JobLog(place / 'log'), place, confined=sys.argv[3] == 'True')\n"
@@ -175,9 +175,35 @@ async def test_log_stops_at_its_limit_and_says_so(tmp_path: Path) -> None:
     with JobLog(tmp_path / "log", limit_bytes=1000) as log:
         for _ in range(100):
             log.line("x" * 50)
+        lines = log.path.read_text().splitlines()
+        assert "truncated" in lines[-1]
+        assert len(lines) < 20
+
+
+@pytest.mark.slow
+async def test_log_of_100_megabytes_keeps_its_beginning_and_its_end(tmp_path: Path) -> None:
+    with JobLog(tmp_path / "log") as log:
+        for number in range(26_000):
+            log.line(f"{number} {'x' * 4000}")
     lines = log.path.read_text().splitlines()
-    assert "truncated" in lines[-1]
-    assert len(lines) < 20
+    [gap] = [at for at, each in enumerate(lines) if each.endswith("lines are left out here")]
+    assert [int(each.split()[1]) for each in lines[: gap - 1]] == list(range(gap - 1))
+    last = [int(each.split()[1]) for each in lines[gap + 1 :]]
+    assert last == list(range(26_000 - len(last), 26_000))
+    assert int(lines[gap].split()[1]) == 26_000 - len(last) - (gap - 1)
+    assert log.path.stat().st_size <= MAX_LOG_BYTES + 2 * TAIL_BYTES
+
+
+async def test_later_attempt_keeps_its_end_in_a_log_that_is_full(tmp_path: Path) -> None:
+    with JobLog(tmp_path / "log", limit_bytes=1000) as log:
+        for number in range(100):
+            log.line(f"0.{number}")
+    with JobLog(tmp_path / "log", limit_bytes=1000) as log:
+        for number in range(100):
+            log.line(f"1.{number}")
+    lines = log.path.read_bytes()[log.began :].decode().splitlines()
+    assert lines[-1].endswith("1.99")
+    assert not any(each.endswith("0.99") for each in lines)
 
 
 async def test_log_shows_control_characters_as_escapes(tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ class _BootTest:
         return await self._account.publish(
             image={
                 "path": str(image.path),
+                "file_bytes": image.size,
                 **described,
                 "sha256": image.checksum,
                 **image.container,

@@ -91,9 +91,16 @@ class _Conversion:
     async def publish(self, image: CheckedImage) -> OperationResult:
         """Give the results their final names; the last thing that happens."""
         self._job.report.enter("publish", "making the results durable")
+        await self.result.take_checksum()
         source: dict[str, Any] = msgspec.to_builtins(self._known_source)
         return await self._account.publish(
-            image={"path": str(image.path), **source, "sha256": image.checksum, **image.container},
+            image={
+                "path": str(image.path),
+                "file_bytes": image.size,
+                **source,
+                "sha256": image.checksum,
+                **image.container,
+            },
             output=self.result.facts(),
             commands=self._qemu.commands,
             fixed_image=self.result.staged,

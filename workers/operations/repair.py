@@ -131,10 +131,12 @@ class _Mending:
     async def publish(self, image: CheckedImage) -> OperationResult:
         """Give the results their final names; the last thing that happens."""
         self._job.report.enter("publish", "making the results durable")
+        await self.result.take_checksum()
         return await self._account.publish(
             image={
                 **_builtins(self._known_source),
                 "path": str(image.path),
+                "file_bytes": image.size,
                 "sha256": image.checksum,
                 **image.container,
                 **self._facts,

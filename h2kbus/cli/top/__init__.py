@@ -29,6 +29,7 @@ def top(
     \b
       ↑ ↓   choose a job
       c     cancel it
+      l     show its log, and go back
       /     filter the running jobs
       q     quit
 

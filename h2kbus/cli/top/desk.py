@@ -14,6 +14,7 @@ from h2kbus.cli.output import print_json
 from h2kbus.cli.top.board import Board, Running
 from h2kbus.cli.top.keys import keys, single_keys
 from h2kbus.cli.top.screen import Look, Screen
+from h2kbus.cli.top.tail import Tail
 from h2kbus.client import Bus
 from h2kbus.errors import BusError, H2KBusError
 from h2kbus.watch import EventFeed
@@ -21,7 +22,9 @@ from h2kbus.watch import EventFeed
 REFRESH_SECONDS: Final = 1.0
 DRAW_SECONDS: Final = 0.25
 _MANY_ROWS: Final = 10_000
-_HELP: Final = "↑↓ or j k choose a job, c cancels it, / filters, Escape lifts the filter, q quits"
+_IN_LOG: Final = frozenset({"l", "escape", "?"})
+"""The keys that mean something while a log is shown: rows that are not seen are not steered."""
+_HELP: Final = "↑↓ or j k choose a job, c cancels it, l shows its log, / filters, Escape goes back, q quits"
 
 
 async def show(invocation: Invocation, once: bool, words: str) -> None:
@@ -49,12 +52,15 @@ class Desk:
         self._where = where
         self._look = look
         self._asked_about: Running | None = None
+        self._tail: Tail | None = None
+        self._opened: anyio.Event = anyio.Event()
         self._keys: dict[str, Callable[[], Awaitable[None]]] = {
             "up": self._up,
             "k": self._up,
             "down": self._down,
             "j": self._down,
             "c": self._ask,
+            "l": self._log,
             "/": self._filter,
             "escape": self._clear,
             "?": self._help,
@@ -67,6 +73,7 @@ class Desk:
                 group.start_soon(self._refresh)
                 group.start_soon(self._listen)
                 group.start_soon(self._draw, live)
+                group.start_soon(self._follow)
                 async for key in keys():
                     if key == "q" and not self._look.typing:
                         break
@@ -99,14 +106,14 @@ class Desk:
     def _redraw(self, live: Live) -> None:
         last = max(len(self._jobs()) - 1, 0)
         self._change(chosen=min(self._look.chosen, last))
-        live.update(Screen(self._board, self._look, self._where), refresh=True)
+        live.update(Screen(self._board, self._look, self._where, self._tail), refresh=True)
 
     async def _press(self, key: str) -> None:
         if self._asked_about is not None:
             await self._answer(key)
         elif self._look.typing:
             self._type(key)
-        elif key in self._keys:
+        elif key in (self._keys if self._tail is None else _IN_LOG):
             self._change(said="")
             await self._keys[key]()
 
@@ -126,7 +133,33 @@ class Desk:
         self._change(typing=True)
 
     async def _clear(self) -> None:
-        self._change(words="", typing=False)
+        if self._tail is None:
+            self._change(words="", typing=False)
+        else:
+            self._close_log()
+
+    async def _log(self) -> None:
+        """Show the chosen job's log in place of the board, or the board again."""
+        if self._tail is not None:
+            self._close_log()
+        elif jobs := self._jobs():
+            self._tail = Tail(jobs[min(self._look.chosen, len(jobs) - 1)].job_id)
+            self._opened.set()
+        else:
+            self._change(said="no job is chosen")
+
+    def _close_log(self) -> None:
+        if self._tail is not None:
+            self._tail.scope.cancel()
+            self._tail = None
+
+    async def _follow(self) -> None:
+        """Follow the log that is open, one after the other."""
+        while True:
+            await self._opened.wait()
+            self._opened = anyio.Event()
+            if self._tail is not None:
+                await self._tail.run(self._bus)
 
     async def _help(self) -> None:
         self._change(said=_HELP)

@@ -12,12 +12,13 @@ from h2kbus.cli.fleet import in_words
 from h2kbus.cli.output import printable
 from h2kbus.cli.rate import in_bytes
 from h2kbus.cli.top.board import Board, Running
+from h2kbus.cli.top.tail import Tail
 from h2kbus.fleet import LaneLoad
 from subjects.fleet import WorkerCapabilities
 from subjects.states import State
 
 BAR_CELLS: Final = 16
-_HELP: Final = "q quit  ↑↓ choose  c cancel  / filter  ? help"
+_HELP: Final = "q quit  ↑↓ choose  c cancel  l log  / filter  ? help"
 _COLOURS: Final = {State.FAILED: "red", State.CANCELLED: "yellow", State.COMPLETED: "green"}
 _TITLE_ROWS: Final = 2
 _TITLE_AND_FOOT: Final = 2
@@ -94,13 +95,20 @@ ENDS: Final = (
 class Screen:
     """Renders a board for one look at it."""
 
-    def __init__(self, board: Board, look: Look, where: str) -> None:
+    def __init__(self, board: Board, look: Look, where: str, tail: Tail | None = None) -> None:
+        """With a `tail`, the end of that log is shown and nothing else of the board."""
+        self._tail = tail
         self._board = board
         self._look = look
         self._where = where
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width, height = options.max_width, options.height or console.size.height
+        yield self._head(width)
+        if self._tail is not None:
+            yield from _log(self._tail, height - _TITLE_AND_FOOT - 1, width)
+            yield self._foot(width)
+            return
         jobs = self._board.running(self._look.words)
         sections: list[tuple[Sequence[Column], list[object]]] = [
             (JOBS, list(jobs)),
@@ -111,7 +119,6 @@ class Screen:
         room = shares(
             [len(rows) for _, rows in sections], height - _TITLE_AND_FOOT - _TITLE_ROWS * len(sections)
         )
-        yield self._head(width)
         for (columns, rows), share in zip(sections, room, strict=True):
             chosen = self._look.chosen if columns is JOBS else None
             yield from _section(columns, rows, share, width, chosen)
@@ -139,6 +146,21 @@ class Screen:
         foot = Text(printable(words), style="bold" if look.asked or look.typing else "dim")
         foot.truncate(width, overflow="ellipsis")
         return foot
+
+
+def _log(tail: Tail, rows: int, width: int) -> Iterable[Text]:
+    """The last lines that there is room for; each takes one row, as a log's lines are long."""
+    yield _cut(Text(f"log of {tail.job_id}", style="reverse"), width)
+    shown = tail.lines[-rows:] if rows > 0 else []
+    for each in shown:
+        yield _cut(Text(printable(each)), width)
+    for _ in range(rows - len(shown)):
+        yield Text("")
+
+
+def _cut(text: Text, width: int) -> Text:
+    text.truncate(width, overflow="ellipsis")
+    return text
 
 
 def shares(wanted: Sequence[int], rows: int) -> list[int]:

@@ -10,7 +10,8 @@ import anyio
 import msgspec
 import pytest
 
-from h2kbus.artifacts import find, put, read
+from h2kbus.artifacts import find, kept_of, put, read
+from h2kbus.audit import verify
 from h2kbus.authority import Wanted
 from h2kbus.backup import back_up
 from h2kbus.client import Bus
@@ -149,7 +150,7 @@ async def test_job_ends_with_its_log_stored(alice: Bus, root: Bus, tmp_path: Pat
     record = await alice.result(await alice.submit(msgspec.structs.replace(spec, artifacts=artifacts)))
     assert record.state is State.COMPLETED
     assert record.result is not None
-    assert not any("log" in warning for warning in record.result.warnings)
+    assert not any("uploaded" in warning for warning in record.result.warnings)
     key = base64.urlsafe_b64encode(f"{record.job_id}/1/log".encode()).decode()
     stream = f"OBJ_{TOPOLOGY.artifacts_store}"
     assert await root.connection.get_last(stream, f"$O.{TOPOLOGY.artifacts_store}.M.{key}") is not None
@@ -161,6 +162,18 @@ async def test_observer_reads_logs(working: Guarded, olga: Bus) -> None:
     found = await find(olga.connection, TOPOLOGY, "job/2/log")
     assert found is not None
     assert [chunk async for chunk in read(olga.connection, TOPOLOGY, found)] == [b"what was logged"]
+
+
+async def test_observer_verifies_what_a_job_has_left(alice: Bus, olga: Bus, tmp_path: Path) -> None:
+    (tmp_path / "disk.img").write_bytes(bytes(1 << 20))
+    spec = rehearsal(operation="inspect", image=str(tmp_path / "disk.img"), output=str(tmp_path / "out"))
+    artifacts = msgspec.structs.replace(spec.artifacts, log_upload=True)
+    record = await alice.result(await alice.submit(msgspec.structs.replace(spec, artifacts=artifacts)))
+    found = await kept_of(olga.connection, TOPOLOGY, record.job_id, 2)
+    assert [each.name for each in found] == ["log", "report", "manifest"]
+    checks = {each.subject: each.verdict async for each in verify(olga, record, 1, None)}
+    assert checks["record"] == "ok"
+    assert "differs" not in checks.values()
 
 
 async def test_observer_stores_no_logs(olga: Bus) -> None:

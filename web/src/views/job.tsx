@@ -83,8 +83,14 @@ function Known({ model, job, mayCommand }: { model: Model; job: Job; mayCommand:
       </div>
       <AuditTrail record={record} />
       <History model={model} jobId={record.job_id} />
-      {(record.attempt ?? 0) > 0 && isTerminal(state) && (
-        <LogView key={state} model={model} jobId={record.job_id} attempts={record.attempt ?? 1} />
+      {(record.attempt ?? 0) > 0 && (
+        <LogView
+          key={`${record.attempt} ${isTerminal(state)}`}
+          model={model}
+          jobId={record.job_id}
+          attempts={record.attempt ?? 1}
+          live={!isTerminal(state)}
+        />
       )}
       <details class="card">
         <summary>Record as JSON</summary>

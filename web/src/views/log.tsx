@@ -8,8 +8,17 @@ import { Problem } from "./parts";
 
 const FIRST_BYTES = 64 * 1024;
 const MOST_BYTES = 4 * 1024 * 1024;
+const LOOK_MS = 2000;
 
-export function LogView({ model, jobId, attempts }: { model: Model; jobId: string; attempts: number }) {
+interface LogProps {
+  model: Model;
+  jobId: string;
+  attempts: number;
+  /** Whether more may come, so that it is looked at again and again. */
+  live: boolean;
+}
+
+export function LogView({ model, jobId, attempts, live }: LogProps) {
   const [attempt, setAttempt] = useState(attempts);
   const [size, setSize] = useState(FIRST_BYTES);
   const [tail, setTail] = useState<LogTail | BusError | null | undefined>(undefined);
@@ -17,12 +26,20 @@ export function LogView({ model, jobId, attempts }: { model: Model; jobId: strin
 
   useEffect(() => {
     let wanted = true;
-    readLogTail(model.bus, jobId, attempt, size).then(
-      (found) => wanted && setTail(found),
-      (error: unknown) => wanted && setTail(asBusError(error)),
-    );
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const look = () =>
+      readLogTail(model.bus, jobId, attempt, size).then(
+        (found) => {
+          if (!wanted) return;
+          setTail(found);
+          if (live) timer = setTimeout(look, LOOK_MS);
+        },
+        (error: unknown) => wanted && setTail(asBusError(error)),
+      );
+    look();
     return () => {
       wanted = false;
+      clearTimeout(timer);
     };
   }, [attempt, size]);
   useEffect(() => {
@@ -69,7 +86,7 @@ function Tail({ tail, box, onMore, limit }: TailProps) {
   if (tail === null)
     return (
       <p class="muted">
-        No log of this attempt is on the bus. Its worker uploads it when the attempt ends, unless the job says
+        No log of this attempt is on the bus. Its worker stores what it logs a second later, unless the job says
         otherwise.
       </p>
     );
