@@ -79,7 +79,13 @@ def demo(
 
 def bench(
     context: typer.Context,
-    only: Annotated[str | None, typer.Option(help="One part: pipeline, latency, convert or memory.")] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(help="One part: pipeline, latency, depth, history, durability, convert or memory."),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=10, help="Jobs that a part runs, queues or keeps [each part's own].")
+    ] = None,
 ) -> None:
     """Measure the bus, and print the ratios.
 
@@ -89,7 +95,7 @@ def bench(
 
     if only is not None and only not in PARTS:
         raise SettingsError(f"--only {only!r}: choose one of {', '.join(PARTS)}")
-    figures = run_async(measure, [only] if only else list(PARTS))
+    figures = run_async(measure, [only] if only else list(PARTS), jobs)
     if context.obj.json:
         print_json(figures)
     else:

@@ -3,26 +3,30 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
-from h2kbus.cli.bench import convert, latency, memory, pipeline
+from h2kbus.cli.bench import convert, depth, durability, history, latency, memory, pipeline
 from h2kbus.cli.exits import say
 from h2kbus.cli.output import print_line, print_table
 
 Figures = dict[str, dict[str, Any]]
 
-PARTS: Final[Mapping[str, Callable[[], Awaitable[dict[str, Any]]]]] = {
+PARTS: Final[Mapping[str, Callable[[int | None], Awaitable[dict[str, Any]]]]] = {
     "pipeline": pipeline.measure,
     "latency": latency.measure,
+    "depth": depth.measure,
+    "history": history.measure,
+    "durability": durability.measure,
     "convert": convert.measure,
     "memory": memory.measure,
 }
+"""Each part takes how many jobs it is to run, queue or keep; without that it takes its own number."""
 
 
-async def measure(parts: Sequence[str]) -> Figures:
+async def measure(parts: Sequence[str], jobs: int | None = None) -> Figures:
     """Run the parts one after the other."""
     figures: Figures = {}
     for part in parts:
         say(f"measuring {part}")
-        figures[part] = await PARTS[part]()
+        figures[part] = await PARTS[part](jobs)
     return figures
 
 
@@ -30,7 +34,12 @@ def report(figures: Figures) -> None:
     """The figures for people, one table for each part."""
     for part, found in figures.items():
         print_line(part)
-        print_table(("  figure", "value"), _rows(found))
+        lines = list(found.values())
+        if all(isinstance(each, dict) and each.keys() == lines[0].keys() for each in lines):
+            rows = [(f"  {name}", *each.values()) for name, each in found.items()]
+            print_table(("  ", *lines[0]), rows)
+        else:
+            print_table(("  figure", "value"), _rows(found))
 
 
 def _rows(found: dict[str, Any], prefix: str = "  ") -> list[tuple[object, ...]]:

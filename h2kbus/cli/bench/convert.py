@@ -34,7 +34,7 @@ COMPRESSED: Final = Case(
 UNCOMPRESSED: Final = Case(content_mib=512, parameters={"compress": False}, same=("-W",), default=())
 
 
-async def measure() -> dict[str, Any]:
+async def measure(_jobs: int | None = None) -> dict[str, Any]:
     """A VMDK to qcow2: the job's own time against qemu-img's, results synced on both sides."""
     async with running_fleet(sync_always=True) as fleet:
         figures = await _compare(fleet, COMPRESSED)

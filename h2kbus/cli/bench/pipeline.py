@@ -18,17 +18,17 @@ WIDE: Final = 64
 POLL_SECONDS: Final = 0.02
 
 
-async def measure() -> dict[str, Any]:
+async def measure(jobs: int | None = None) -> dict[str, Any]:
     """The server's default durability first, as other tools are measured; then with every write synced."""
     async with running_fleet(sync_always=False) as fleet:
-        figures = await _compare(fleet, JOBS)
+        figures = await _compare(fleet, jobs or JOBS)
     async with running_fleet(sync_always=True) as fleet:
-        synced = await _compare(fleet, SYNCED_JOBS)
+        synced = await _compare(fleet, min(jobs or SYNCED_JOBS, SYNCED_JOBS))
     return {**figures, "synced": synced}
 
 
 async def _compare(fleet: Fleet, jobs: int) -> dict[str, Any]:
-    await pipeline_seconds(fleet, jobs // 10)
+    await pipeline_seconds(fleet, max(jobs // 10, 1))
     bare, whole = 0.0, 0.0
     for run in range(ROUNDS):
         bare += jobs / await bare_rate(fleet.bus, fleet.settings, jobs, SLOTS, run)
@@ -48,7 +48,7 @@ async def pipeline_seconds(fleet: Fleet, jobs: int) -> float:
     bus = fleet.bus
     began = time.perf_counter()
     ids = [job_id async for job_id in bus.submit_many(noop_job() for _ in range(jobs))]
-    while await _waiting(fleet):  # noqa: ASYNC110 - only the server knows, and it is cheap to ask
+    while await waiting(fleet):  # noqa: ASYNC110 - only the server knows, and it is cheap to ask
         await anyio.sleep(POLL_SECONDS)
     seconds = time.perf_counter() - began
     found = await bus.store.find_many(ids)
@@ -58,7 +58,8 @@ async def pipeline_seconds(fleet: Fleet, jobs: int) -> float:
     return seconds
 
 
-async def _waiting(fleet: Fleet) -> int:
+async def waiting(fleet: Fleet) -> int:
+    """How many jobs the bus has that have not ended: with the scheduler, in a lane, or with the worker."""
     topology = fleet.bus.topology
     left = 0
     for stream in (topology.commands_stream, topology.jobs_stream):

@@ -1,0 +1,1 @@
+"""What is measured beside other tools; `h2kbus bench` measures the bus by itself."""
