@@ -11,7 +11,7 @@ LOCK = $(BIN)/uv --no-config pip compile --quiet --universal --python-version 3.
 	--custom-compile-command "make lock" --no-emit-index-url $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test web test-guests test-container test-fleet fast lint bench bench-peers chaos fuzz audit sbom manual lock clean
+.PHONY: help demo test web test-guests test-container test-fleet test-peers fast lint bench bench-peers chaos fuzz audit sbom manual lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ test-container: $(GUESTS) $(HOSTS) $(WEB) ## Run every test against a NATS serve
 
 test-fleet: $(HOSTS) ## Run the cluster of compose.yaml on six hosts in containers, and break its parts
 	$(BIN)/pytest tests/fleet --fleet -rP $(ARGS)
+
+test-peers: $(PEERS) ## Run a small turn of every other job queue that `make bench-peers` measures
+	$(BIN)/pytest tests/benchmarks --peers $(ARGS)
 
 fast: $(GUESTS) $(WEB) ## Run the tests that are not slow, in about a minute
 	$(BIN)/pytest -m "not slow" $(ARGS)

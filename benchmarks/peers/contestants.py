@@ -83,6 +83,7 @@ ON_NATS: Final[Mapping[str, Peer]] = {
         keeps="nothing",
     ),
 }
+PEERS: Final[Mapping[str, Peer]] = {**ON_REDIS, **ON_NATS}
 
 
 async def _h2kbus(turn: Turn) -> float:
@@ -125,7 +126,7 @@ CONTESTANTS: Final[Mapping[str, Contestant]] = {
 KEEPS: Final[Mapping[str, str]] = {
     "h2kbus": "results, states, events",
     "bare loop": "states",
-    **{name: peer.keeps for name, peer in {**ON_REDIS, **ON_NATS}.items()},
+    **{name: peer.keeps for name, peer in PEERS.items()},
 }
 
 

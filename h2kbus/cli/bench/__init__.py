@@ -36,10 +36,16 @@ def report(figures: Figures) -> None:
         print_line(part)
         lines = list(found.values())
         if all(isinstance(each, dict) and each.keys() == lines[0].keys() for each in lines):
-            rows = [(f"  {name}", *each.values()) for name, each in found.items()]
+            rows = [(f"  {name}", *map(_cell, each.values())) for name, each in found.items()]
             print_table(("  ", *lines[0]), rows)
         else:
             print_table(("  figure", "value"), _rows(found))
+
+
+def _cell(value: object) -> object:
+    if value is None:
+        return "-"
+    return ("no", "yes")[value] if isinstance(value, bool) else value
 
 
 def _rows(found: dict[str, Any], prefix: str = "  ") -> list[tuple[object, ...]]:
