@@ -31,8 +31,8 @@ def main(
             require_environment(peers)
         for kind in kinds:
             turn = Turn(jobs=jobs, durability=DURABILITY[kind], peers=peers)
-            rates = run_async(play, names, rounds, turn)
-            found, wanted = figures(rates), goals(rates)
+            scores = run_async(play, names, rounds, turn)
+            found, wanted = figures(scores), goals(scores.rates)
             if json:
                 print_json({"durable": kind, "jobs": jobs, "contestants": found, "goals": wanted})
             else:

@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from benchmarks.peers.contestants import CONTESTANTS, KEEPS, Turn
 from h2kbus.cli.exits import say
@@ -18,28 +18,39 @@ GOALS: Final[Sequence[tuple[str, tuple[str, ...], float]]] = (
 )
 """What h2kbus is to be, as a multiple of others."""
 
-Rates = dict[str, list[float]]
+Rates = Mapping[str, Sequence[float]]
 
 
-async def play(names: Sequence[str], rounds: int, turn: Turn) -> Rates:
-    """Every contestant's jobs per second, one for each round. Each round begins with another of them."""
-    rates: Rates = {name: [] for name in names}
+class Scores(NamedTuple):
+    """Of each contestant, one number for each round: jobs a second, and processor time of a job."""
+
+    rates: dict[str, list[float]]
+    cpu_ms: dict[str, list[float]]
+
+
+async def play(names: Sequence[str], rounds: int, turn: Turn) -> Scores:
+    """A turn of every contestant in each round. Each round begins with another of them."""
+    scores = Scores({name: [] for name in names}, {name: [] for name in names})
     for number in range(rounds):
         first = number % len(names)
         for name in (*names[first:], *names[:first]):
-            rates[name].append(await CONTESTANTS[name](turn))
-            say(f"round {number + 1}: {name} {rates[name][-1]:.0f} jobs/s")
-    return rates
+            score = await CONTESTANTS[name](turn)
+            scores.rates[name].append(turn.jobs / score.seconds)
+            scores.cpu_ms[name].append(1000 * score.cpu_seconds / turn.jobs)
+            say(f"round {number + 1}: {name} {scores.rates[name][-1]:.0f} jobs/s")
+    return scores
 
 
-def figures(rates: Rates) -> dict[str, Any]:
+def figures(scores: Scores) -> dict[str, Any]:
     """The median and the spread of each, and how many times as fast h2kbus was, round by round."""
     found: dict[str, Any] = {}
+    rates = scores.rates
     for name, each in rates.items():
         found[name] = {
             "jobs_per_s": round(statistics.median(each)),
             "slowest": round(min(each)),
             "fastest": round(max(each)),
+            "cpu_ms_per_job": round(statistics.median(scores.cpu_ms[name]), 2),
             "h2kbus_ratio": _ratio(rates, OURS, name),
             "ratio_to_bare": _ratio(rates, name, BARE),
         }
@@ -66,6 +77,7 @@ def report(
         "jobs/s",
         "slowest",
         "fastest",
+        "CPU ms/job",
         "h2kbus is x times",
         "x of the bare loop",
     )

@@ -9,17 +9,20 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import msgspec
+import psutil
 
 from benchmarks.peers.servers import STOP_SECONDS, Durability, redis_server
 from h2kbus.cli.bench.bare import bare_rate
 from h2kbus.cli.bench.fleet import SLOTS, running_fleet
-from h2kbus.cli.bench.pipeline import pipeline_seconds
+from h2kbus.cli.bench.pipeline import pipeline_seconds, require_completed, run_jobs
 from h2kbus.embedded import embedded_server
 from h2kbus.errors import SettingsError
 
@@ -46,8 +49,14 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     peers: Path = ENVIRONMENT
 
 
-Contestant = Callable[[Turn], Awaitable[float]]
-"""Takes a turn and returns jobs per second."""
+class Score(msgspec.Struct, frozen=True):
+    """How long the measured jobs took, and the processor time of all processes behind them meanwhile."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+Contestant = Callable[[Turn], Awaitable[Score]]
 
 JOBS: Final = "benchmarks.peers.jobs"
 
@@ -86,33 +95,41 @@ ON_NATS: Final[Mapping[str, Peer]] = {
 PEERS: Final[Mapping[str, Peer]] = {**ON_REDIS, **ON_NATS}
 
 
-async def _h2kbus(turn: Turn) -> float:
+async def _h2kbus(turn: Turn) -> Score:
     async with running_fleet(sync_always=turn.durability.sync_always) as fleet:
         await pipeline_seconds(fleet, max(turn.jobs // 10, 1))
-        return turn.jobs / await pipeline_seconds(fleet, turn.jobs)
+        pids = [os.getpid(), *(each.pid for each in fleet.processes.values())]
+        before, began = _cpu_seconds(pids), time.perf_counter()
+        ids = await run_jobs(fleet, turn.jobs)
+        score = Score(time.perf_counter() - began, _cpu_seconds(pids) - before)
+        await require_completed(fleet, ids)
+        return score
 
 
-async def _bare(turn: Turn) -> float:
+async def _bare(turn: Turn) -> Score:
     async with running_fleet(sync_always=turn.durability.sync_always) as fleet:
         await bare_rate(fleet.bus, fleet.settings, max(turn.jobs // 10, 1), SLOTS, 0)
-        return await bare_rate(fleet.bus, fleet.settings, turn.jobs, SLOTS, 1)
+        pids = [os.getpid(), fleet.processes["server"].pid]
+        before = _cpu_seconds(pids)
+        rate = await bare_rate(fleet.bus, fleet.settings, turn.jobs, SLOTS, 1)
+        return Score(turn.jobs / rate, _cpu_seconds(pids) - before)
 
 
 def _on_redis(peer: Peer) -> Contestant:
-    def measure(turn: Turn) -> float:
-        with redis_server(turn.durability, turn.peers / "bin") as url:
-            return _rate(peer, turn, url)
+    def measure(turn: Turn) -> Score:
+        with redis_server(turn.durability, turn.peers / "bin") as server:
+            return _play(peer, turn, server.url, server.pid)
 
     return lambda turn: anyio.to_thread.run_sync(measure, turn)
 
 
 def _on_nats(peer: Peer) -> Contestant:
-    async def measure(turn: Turn) -> float:
+    async def measure(turn: Turn) -> Score:
         with tempfile.TemporaryDirectory(prefix="h2kbus-peer-") as directory:
             place = Path(directory) / "nats"
             async with embedded_server(place, 0, sync_always=turn.durability.sync_always) as server:
                 url = server.url.replace("://", f"://{server.token}@")
-                return await anyio.to_thread.run_sync(_rate, peer, turn, url)
+                return await anyio.to_thread.run_sync(_play, peer, turn, url, server.pid)
 
     return measure
 
@@ -136,7 +153,7 @@ def require_environment(place: Path) -> None:
         raise SettingsError(f"there are no peers in {place}: run `.ci/setup peers`")
 
 
-def _rate(peer: Peer, turn: Turn, url: str) -> float:
+def _play(peer: Peer, turn: Turn, url: str, server: int) -> Score:
     programs = turn.peers / "bin"
     paths = [str(turn.peers / peer.path)] if peer.path else []
     environment = {
@@ -147,32 +164,64 @@ def _rate(peer: Peer, turn: Turn, url: str) -> float:
     }
     with tempfile.TemporaryDirectory(prefix="h2kbus-peer-") as directory:
         log = Path(directory) / "worker.log"
-        with _worker([str(programs / peer.worker[0]), *peer.worker[1:]], environment, log):
-            client = [str(programs / "python"), "-m", peer.module, str(turn.jobs)]
-            done = subprocess.run(
-                client,
-                check=False,
-                capture_output=True,
-                env=environment,
-                cwd=directory,
-                timeout=CLIENT_SECONDS,
-            )
-        if done.returncode != 0:
-            words = done.stderr.decode()[-300:], log.read_text(errors="replace")[-300:]
-            raise SettingsError(f"{peer.module} failed: {' | '.join(words)}")
-    told: dict[str, Any] = json.loads(done.stdout)
-    return turn.jobs / float(told["seconds"])
+        worker = [str(programs / peer.worker[0]), *peer.worker[1:]]
+        client = [str(programs / "python"), "-m", peer.module, str(turn.jobs)]
+        try:
+            with _worker(worker, environment, log) as pid:
+                return _follow(client, environment, log.with_name("client.log"), [server, pid])
+        except ValueError:
+            words = [each.read_text(errors="replace")[-300:] for each in sorted(log.parent.glob("*.log"))]
+            raise SettingsError(f"{peer.module} failed: {' | '.join(words)}") from None
+
+
+def _follow(argv: list[str], environment: Mapping[str, str], log: Path, pids: list[int]) -> Score:
+    """Run the client, and read the others' processor time when it begins to measure and when it stops.
+
+    Raises ValueError when it does not get to its end.
+    """
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen(
+            argv, env=dict(environment), stdout=subprocess.PIPE, stderr=errors, cwd=log.parent
+        ) as client,
+    ):
+        deadline = threading.Timer(CLIENT_SECONDS, client.kill)
+        deadline.start()
+        try:
+            said = iter(client.stdout or ())
+            json.loads(next(said, b""))
+            before = _cpu_seconds(pids)
+            told: dict[str, float] = json.loads(next(said, b""))
+            spent = _cpu_seconds(pids) - before
+            if client.wait() != 0:
+                raise ValueError("it failed")
+        finally:
+            deadline.cancel()
+            client.kill()
+    return Score(told["seconds"], told["cpu_seconds"] + spent)
+
+
+def _cpu_seconds(pids: Iterable[int]) -> float:
+    """What these processes and their children have used so far."""
+    total = 0.0
+    for pid in pids:
+        process = psutil.Process(pid)
+        # This process is the parent of all others here.
+        children = process.children(recursive=True) if pid != os.getpid() else []
+        times = [each.cpu_times() for each in (process, *children)]
+        total += sum(each.user + each.system for each in times)
+    return total
 
 
 @contextlib.contextmanager
-def _worker(argv: list[str], environment: Mapping[str, str], log: Path) -> Iterator[None]:
+def _worker(argv: list[str], environment: Mapping[str, str], log: Path) -> Iterator[int]:
     """The peer's worker in a session of its own, which ends with the context with all its children."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             argv, env=dict(environment), stdout=output, stderr=output, cwd=log.parent, start_new_session=True
         )
     try:
-        yield
+        yield process.pid
     finally:
         for each in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):

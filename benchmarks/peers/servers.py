@@ -50,9 +50,16 @@ DURABILITY: Final[Mapping[str, Durability]] = {
 }
 
 
+class RedisServer(NamedTuple):
+    """A running server: its URL without a database, and its process."""
+
+    url: str
+    pid: int
+
+
 @contextlib.contextmanager
-def redis_server(durability: Durability, programs: Path) -> Iterator[str]:
-    """A Redis server on a free port of the loopback, for a password; yields its URL without a database.
+def redis_server(durability: Durability, programs: Path) -> Iterator[RedisServer]:
+    """A Redis server on a free port of the loopback, for a password.
 
     It is the one in `programs` or on PATH. Its data goes away with it. Raises SettingsError when there is
     none, or it does not start.
@@ -72,7 +79,7 @@ def redis_server(durability: Durability, programs: Path) -> Iterator[str]:
             ended(subprocess.Popen([program, str(config)], stdout=output, stderr=output)) as process,
         ):
             _wait_for(process, port, log)
-            yield f"redis://:{password}@127.0.0.1:{port}"
+            yield RedisServer(f"redis://:{password}@127.0.0.1:{port}", process.pid)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.peers.contest import figures, goals
+from benchmarks.peers.contest import Scores, figures, goals
 from benchmarks.peers.contestants import CONTESTANTS, KEEPS
 from tests.conftest import REPOSITORY, environment
 
@@ -21,7 +21,8 @@ def bench(*words: object) -> "subprocess.CompletedProcess[str]":
 
 def test_ratio_is_the_median_of_those_within_each_round() -> None:
     """A machine that is busy in one round slows both sides of its ratio."""
-    found = figures({"h2kbus": [100, 1000, 1000], "arq": [50, 500, 250]})
+    rates: dict[str, list[float]] = {"h2kbus": [100, 1000, 1000], "arq": [50, 500, 250]}
+    found = figures(Scores(rates, {name: [1.0] for name in rates}))
     assert found["arq"]["h2kbus_ratio"] == 2.0
     assert found["arq"]["jobs_per_s"] == 250
 

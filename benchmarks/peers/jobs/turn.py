@@ -22,12 +22,28 @@ def numbers() -> tuple[int, int]:
     return max(jobs // 10, 1), jobs
 
 
-def tell(began: float, done: int, expected: int) -> None:
-    """Print the seconds since `began` (now is the end); exits when not all jobs have ended."""
-    seconds = time.perf_counter() - began
+class Stopwatch:
+    """The measured time. It prints a line when it begins and another when it stops, for who looks on."""
+
+    def __init__(self) -> None:
+        _say({"began": True})
+        self._began, self._cpu = time.perf_counter(), time.process_time()
+
+    def stop(self) -> None:
+        """All jobs have ended."""
+        seconds, cpu_seconds = time.perf_counter() - self._began, time.process_time() - self._cpu
+        _say({"seconds": seconds, "cpu_seconds": cpu_seconds})
+
+
+def require_all(done: int, expected: int) -> None:
+    """Exits when not all jobs have ended."""
     if done != expected:
         sys.exit(f"only {done} of {expected} jobs have ended")
-    sys.stdout.write(json.dumps({"seconds": seconds}) + "\n")
+
+
+def _say(told: dict[str, float]) -> None:
+    sys.stdout.write(json.dumps(told) + "\n")
+    sys.stdout.flush()
 
 
 def wait_until(reached: Callable[[], bool]) -> None:

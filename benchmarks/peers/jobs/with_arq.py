@@ -6,14 +6,13 @@ Its worker looks at the queue every 0.5 s and takes at most 100 jobs then: 200 a
 
 import asyncio
 import sys
-import time
 from typing import Any
 
 import uvloop
 from arq import create_pool, run_worker
 from arq.connections import ArqRedis, RedisSettings
 
-from benchmarks.peers.jobs.turn import POLL_SECONDS, PRODUCERS, SLOTS, URL, numbers, tell
+from benchmarks.peers.jobs.turn import POLL_SECONDS, PRODUCERS, SLOTS, URL, Stopwatch, numbers, require_all
 
 QUEUE = "arq:queue"
 RESULTS = "arq:result:*"
@@ -41,11 +40,11 @@ async def main() -> None:
     warm_up, jobs = numbers()
     redis = await create_pool(REDIS)
     await run(redis, warm_up)
-    began = time.perf_counter()
+    watch = Stopwatch()
     await run(redis, jobs)
-    seconds = time.perf_counter() - began
+    watch.stop()
     done = [each async for each in redis.scan_iter(RESULTS, 1000)]
-    tell(time.perf_counter() - seconds, len(done), warm_up + jobs)
+    require_all(len(done), warm_up + jobs)
     await redis.aclose()
 
 

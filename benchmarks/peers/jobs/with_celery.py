@@ -3,12 +3,10 @@
 A long prefetch, as its guide to optimising advises for short tasks.
 """
 
-import time
-
 import redis
 from celery import Celery
 
-from benchmarks.peers.jobs.turn import URL, numbers, tell, wait_until
+from benchmarks.peers.jobs.turn import URL, Stopwatch, numbers, require_all, wait_until
 
 RESULTS_URL = f"{URL}/1"
 
@@ -27,9 +25,10 @@ def main() -> None:
     warm_up, jobs = numbers()
     results = redis.Redis.from_url(RESULTS_URL)
     run(results, warm_up, warm_up)
-    began = time.perf_counter()
+    watch = Stopwatch()
     run(results, jobs, warm_up + jobs)
-    tell(began, results.dbsize(), warm_up + jobs)
+    watch.stop()
+    require_all(results.dbsize(), warm_up + jobs)
 
 
 def run(results: redis.Redis, jobs: int, expected: int) -> None:

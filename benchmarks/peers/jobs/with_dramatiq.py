@@ -1,14 +1,12 @@
 """dramatiq: its Redis broker, with the results backend on."""
 
-import time
-
 import dramatiq
 import redis
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
 
-from benchmarks.peers.jobs.turn import URL, numbers, tell
+from benchmarks.peers.jobs.turn import URL, Stopwatch, numbers, require_all
 
 RESULTS_URL = f"{URL}/1"
 
@@ -27,11 +25,10 @@ def main() -> None:
     """Send one by one; a message leaves its queue after its result was stored."""
     warm_up, jobs = numbers()
     run(warm_up)
-    began = time.perf_counter()
+    watch = Stopwatch()
     run(jobs)
-    seconds = time.perf_counter() - began
-    done = redis.Redis.from_url(RESULTS_URL).dbsize()
-    tell(time.perf_counter() - seconds, done, warm_up + jobs)
+    watch.stop()
+    require_all(redis.Redis.from_url(RESULTS_URL).dbsize(), warm_up + jobs)
 
 
 def run(jobs: int) -> None:

@@ -1,7 +1,6 @@
 """FastStream on JetStream: no state of a job is kept, and no results."""
 
 import asyncio
-import time
 
 import uvloop
 from faststream import FastStream
@@ -9,7 +8,7 @@ from faststream.nats import JStream, NatsBroker, PullSub
 from nats.js import JetStreamContext
 
 from benchmarks.peers.jobs.consumed import until_consumed, until_ready
-from benchmarks.peers.jobs.turn import PRODUCERS, SLOTS, URL, numbers, tell
+from benchmarks.peers.jobs.turn import PRODUCERS, SLOTS, URL, Stopwatch, numbers
 
 STREAM, CONSUMER, SUBJECT = "jobs", "worker", "jobs.noop"
 
@@ -31,9 +30,9 @@ async def main() -> None:
     jetstream = broker.connection.jetstream()
     await until_ready(jetstream, STREAM, CONSUMER)
     await run(jetstream, warm_up, warm_up)
-    began = time.perf_counter()
+    watch = Stopwatch()
     await run(jetstream, jobs, warm_up + jobs)
-    tell(began, jobs, jobs)
+    watch.stop()
     await broker.stop()
 
 

@@ -1,13 +1,12 @@
 """taskiq with the JetStream broker of taskiq-nats: no state of a job is kept, and no results."""
 
 import asyncio
-import time
 
 import uvloop
 from taskiq_nats import PullBasedJetStreamBroker
 
 from benchmarks.peers.jobs.consumed import until_consumed
-from benchmarks.peers.jobs.turn import PRODUCERS, SLOTS, URL, numbers, tell
+from benchmarks.peers.jobs.turn import PRODUCERS, SLOTS, URL, Stopwatch, numbers
 
 STREAM, CONSUMER = "taskiq_jetstream", "taskiq_durable"
 
@@ -27,9 +26,9 @@ async def main() -> None:
     warm_up, jobs = numbers()
     await broker.startup()
     await run(warm_up, warm_up)
-    began = time.perf_counter()
+    watch = Stopwatch()
     await run(jobs, warm_up + jobs)
-    tell(began, jobs, jobs)
+    watch.stop()
     await broker.shutdown()
 
 

@@ -1,6 +1,7 @@
 """No-op jobs from submission to COMPLETED, beside the bare loop, turn by turn in one run."""
 
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 import anyio
@@ -45,17 +46,27 @@ async def _compare(fleet: Fleet, jobs: int) -> dict[str, Any]:
 
 async def pipeline_seconds(fleet: Fleet, jobs: int) -> float:
     """Submit that many, wait until all are acknowledged, and see that each one is COMPLETED."""
-    bus = fleet.bus
     began = time.perf_counter()
-    ids = [job_id async for job_id in bus.submit_many(noop_job() for _ in range(jobs))]
+    ids = await run_jobs(fleet, jobs)
+    seconds = time.perf_counter() - began
+    await require_completed(fleet, ids)
+    return seconds
+
+
+async def run_jobs(fleet: Fleet, jobs: int) -> list[str]:
+    """Submit that many and wait until all are acknowledged."""
+    ids = [job_id async for job_id in fleet.bus.submit_many(noop_job() for _ in range(jobs))]
     while await waiting(fleet):  # noqa: ASYNC110 - only the server knows, and it is cheap to ask
         await anyio.sleep(POLL_SECONDS)
-    seconds = time.perf_counter() - began
-    found = await bus.store.find_many(ids)
+    return ids
+
+
+async def require_completed(fleet: Fleet, ids: Sequence[str]) -> None:
+    """Raises OperationFailed unless every one is COMPLETED."""
+    found = await fleet.bus.store.find_many(ids)
     done = sum(1 for entry in found if entry is not None and entry.record.state is State.COMPLETED)
-    if done != jobs:
-        raise OperationFailed(ErrorCode.INTERNAL, f"only {done} of {jobs} jobs are COMPLETED")
-    return seconds
+    if done != len(ids):
+        raise OperationFailed(ErrorCode.INTERNAL, f"only {done} of {len(ids)} jobs are COMPLETED")
 
 
 async def waiting(fleet: Fleet) -> int:
