@@ -34,9 +34,9 @@ async def play(names: Sequence[str], rounds: int, turn: Turn) -> Scores:
     for number in range(rounds):
         first = number % len(names)
         for name in (*names[first:], *names[:first]):
-            score = await CONTESTANTS[name](turn)
-            scores.rates[name].append(turn.jobs / score.seconds)
-            scores.cpu_ms[name].append(1000 * score.cpu_seconds / turn.jobs)
+            cost = await CONTESTANTS[name](turn)
+            scores.rates[name].append(cost.rate)
+            scores.cpu_ms[name].append(cost.cpu_ms)
             say(f"round {number + 1}: {name} {scores.rates[name][-1]:.0f} jobs/s")
     return scores
 

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -22,7 +21,7 @@ import psutil
 from benchmarks.peers.servers import STOP_SECONDS, Durability, redis_server
 from h2kbus.cli.bench.bare import bare_rate
 from h2kbus.cli.bench.fleet import SLOTS, running_fleet
-from h2kbus.cli.bench.pipeline import pipeline_seconds, require_completed, run_jobs
+from h2kbus.cli.bench.pipeline import Cost, pipeline_cost, pipeline_seconds
 from h2kbus.embedded import embedded_server
 from h2kbus.errors import SettingsError
 
@@ -49,14 +48,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     peers: Path = ENVIRONMENT
 
 
-class Score(msgspec.Struct, frozen=True):
-    """How long the measured jobs took, and the processor time of all processes behind them meanwhile."""
-
-    seconds: float
-    cpu_seconds: float
-
-
-Contestant = Callable[[Turn], Awaitable[Score]]
+Contestant = Callable[[Turn], Awaitable[Cost]]
 
 JOBS: Final = "benchmarks.peers.jobs"
 
@@ -95,28 +87,23 @@ ON_NATS: Final[Mapping[str, Peer]] = {
 PEERS: Final[Mapping[str, Peer]] = {**ON_REDIS, **ON_NATS}
 
 
-async def _h2kbus(turn: Turn) -> Score:
+async def _h2kbus(turn: Turn) -> Cost:
     async with running_fleet(sync_always=turn.durability.sync_always) as fleet:
         await pipeline_seconds(fleet, max(turn.jobs // 10, 1))
-        pids = [os.getpid(), *(each.pid for each in fleet.processes.values())]
-        before, began = _cpu_seconds(pids), time.perf_counter()
-        ids = await run_jobs(fleet, turn.jobs)
-        score = Score(time.perf_counter() - began, _cpu_seconds(pids) - before)
-        await require_completed(fleet, ids)
-        return score
+        return await pipeline_cost(fleet, turn.jobs)
 
 
-async def _bare(turn: Turn) -> Score:
+async def _bare(turn: Turn) -> Cost:
     async with running_fleet(sync_always=turn.durability.sync_always) as fleet:
         await bare_rate(fleet.bus, fleet.settings, max(turn.jobs // 10, 1), SLOTS, 0)
         pids = [os.getpid(), fleet.processes["server"].pid]
         before = _cpu_seconds(pids)
         rate = await bare_rate(fleet.bus, fleet.settings, turn.jobs, SLOTS, 1)
-        return Score(turn.jobs / rate, _cpu_seconds(pids) - before)
+        return Cost(turn.jobs, turn.jobs / rate, _cpu_seconds(pids) - before)
 
 
 def _on_redis(peer: Peer) -> Contestant:
-    def measure(turn: Turn) -> Score:
+    def measure(turn: Turn) -> Cost:
         with redis_server(turn.durability, turn.peers / "bin") as server:
             return _play(peer, turn, server.url, server.pid)
 
@@ -124,7 +111,7 @@ def _on_redis(peer: Peer) -> Contestant:
 
 
 def _on_nats(peer: Peer) -> Contestant:
-    async def measure(turn: Turn) -> Score:
+    async def measure(turn: Turn) -> Cost:
         with tempfile.TemporaryDirectory(prefix="h2kbus-peer-") as directory:
             place = Path(directory) / "nats"
             async with embedded_server(place, 0, sync_always=turn.durability.sync_always) as server:
@@ -153,7 +140,7 @@ def require_environment(place: Path) -> None:
         raise SettingsError(f"there are no peers in {place}: run `.ci/setup peers`")
 
 
-def _play(peer: Peer, turn: Turn, url: str, server: int) -> Score:
+def _play(peer: Peer, turn: Turn, url: str, server: int) -> Cost:
     programs = turn.peers / "bin"
     paths = [str(turn.peers / peer.path)] if peer.path else []
     environment = {
@@ -168,14 +155,19 @@ def _play(peer: Peer, turn: Turn, url: str, server: int) -> Score:
         client = [str(programs / "python"), "-m", peer.module, str(turn.jobs)]
         try:
             with _worker(worker, environment, log) as pid:
-                return _follow(client, environment, log.with_name("client.log"), [server, pid])
+                seconds, cpu = _follow(client, environment, log.with_name("client.log"), [server, pid])
+                return Cost(turn.jobs, seconds, cpu)
         except ValueError:
             words = [each.read_text(errors="replace")[-300:] for each in sorted(log.parent.glob("*.log"))]
             raise SettingsError(f"{peer.module} failed: {' | '.join(words)}") from None
 
 
-def _follow(argv: list[str], environment: Mapping[str, str], log: Path, pids: list[int]) -> Score:
+def _follow(
+    argv: list[str], environment: Mapping[str, str], log: Path, pids: list[int]
+) -> tuple[float, float]:
     """Run the client, and read the others' processor time when it begins to measure and when it stops.
+
+    Gives the measured seconds and the processor time of all.
 
     Raises ValueError when it does not get to its end.
     """
@@ -198,7 +190,7 @@ def _follow(argv: list[str], environment: Mapping[str, str], log: Path, pids: li
         finally:
             deadline.cancel()
             client.kill()
-    return Score(told["seconds"], told["cpu_seconds"] + spent)
+    return told["seconds"], told["cpu_seconds"] + spent
 
 
 def _cpu_seconds(pids: Iterable[int]) -> float:

@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from h2kbus.cli.bench import PARTS, depth, durability, history, latency, memory, pipeline, report
+from h2kbus.cli.bench.fleet import running_fleet
 from h2kbus.cli.bench.latency import Goal, figures
+from h2kbus.replicas import read_copies
+from subjects.topology import Topology
 from tests.conftest import Program
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -63,8 +66,22 @@ async def test_durability_is_told_in_one_table(once: None, capsys: pytest.Captur
     assert told.keys() == durability.MODES.keys()
     report({"durability": told})
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split() == ["jobs_per_s", "slowest", "fastest", "of_default", "outlives"]
+    assert lines[1].split() == [
+        "jobs_per_s",
+        "slowest",
+        "fastest",
+        "of_default",
+        "cpu_ms_per_job",
+        "outlives",
+    ]
     assert len(lines) == 2 + len(durability.MODES)
+
+
+async def test_fleet_of_three_replicas_has_three_copies_of_every_stream() -> None:
+    async with running_fleet(sync_always=False, replicas=3) as fleet:
+        copies = await read_copies(fleet.bus.connection, Topology(fleet.bus.grammar, 3))
+        assert {each.current for each in copies if each.consumer is None} == {3}
+        assert fleet.processes.keys() == {"server_1", "server_2", "server_3", "scheduler", "worker"}
 
 
 async def test_memory_is_told_of_every_process(once: None) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import anyio
 
 from h2kbus.cli.bench.fleet import START_SECONDS, Fleet, noop_job, running_fleet
-from h2kbus.cli.bench.pipeline import POLL_SECONDS, waiting
+from h2kbus.cli.bench.pipeline import POLL_SECONDS, Cost, waiting
 
 SHALLOW: Final = 1_000
 DEEP: Final = 30_000
@@ -26,22 +26,30 @@ async def measure(jobs: int | None = None) -> dict[str, Any]:
     deep = jobs or DEEP
     shallow = min(SHALLOW, deep)
     before, _ = await _at(shallow)
-    rates, weighed = await _at(deep)
+    costs, weighed = await _at(deep)
     after, _ = await _at(shallow)
-    reference = statistics.median([*before, *after])
+    rate, cpu_ms = _middle(costs)
+    beside, cpu_ms_beside = _middle([*before, *after])
     return {
         "queued": deep,
-        "jobs_per_s": round(statistics.median(rates)),
-        f"jobs_per_s_with_{shallow}": round(reference),
-        "before_and_after": f"{statistics.median(before):.0f}, {statistics.median(after):.0f}",
-        "ratio": round(statistics.median(rates) / reference, 3),
+        "jobs_per_s": round(rate),
+        f"jobs_per_s_with_{shallow}": round(beside),
+        "before_and_after": f"{_middle(before)[0]:.0f}, {_middle(after)[0]:.0f}",
+        "ratio": round(rate / beside, 3),
         "wanted_ratio": 0.9,
+        "cpu_ms_per_job": round(cpu_ms, 2),
+        "cpu_ratio": round(cpu_ms / cpu_ms_beside, 3),
         "memory": weighed,
     }
 
 
-async def _at(depth: int) -> tuple[list[float], dict[str, Any]]:
-    """The rates at this depth, and each process's memory when all were queued and after the measuring."""
+def _middle(costs: list[Cost]) -> tuple[float, float]:
+    """Jobs a second, and processor time of a job in milliseconds: the medians."""
+    return statistics.median(each.rate for each in costs), statistics.median(each.cpu_ms for each in costs)
+
+
+async def _at(depth: int) -> tuple[list[Cost], dict[str, Any]]:
+    """What jobs cost at this depth, and each process's memory: empty, with all queued, and at the end."""
     measured = min(MEASURED, 10 * depth)
     async with running_fleet(sync_always=False) as fleet:
         empty = fleet.memory_mb()
@@ -50,13 +58,13 @@ async def _at(depth: int) -> tuple[list[float], dict[str, Any]]:
         queued = fleet.memory_mb()
         await fleet.bus.order(worker_id, "uncordon")
         await _kept_at(fleet, depth, measured // 10)
-        rates = [measured / await _kept_at(fleet, depth, measured) for _ in range(ROUNDS)]
+        costs = [await _kept_at(fleet, depth, measured) for _ in range(ROUNDS)]
         last = fleet.memory_mb()
     weighed = {
         name: {"empty_mb": empty[name], "all_queued_mb": queued[name], "at_the_end_mb": last[name]}
         for name in empty
     }
-    return rates, weighed
+    return costs, weighed
 
 
 async def _cordoned(fleet: Fleet) -> str:
@@ -78,9 +86,9 @@ async def _load(fleet: Fleet, jobs: int) -> None:
             await anyio.sleep(10 * POLL_SECONDS)
 
 
-async def _kept_at(fleet: Fleet, depth: int, jobs: int) -> float:
-    """Seconds until so many jobs have ended, with as many submitted as have ended so far."""
-    began = time.perf_counter()
+async def _kept_at(fleet: Fleet, depth: int, jobs: int) -> Cost:
+    """What it costs until so many jobs have ended, with as many submitted as have ended so far."""
+    used, began = fleet.cpu_seconds(), time.perf_counter()
     ended = 0
     while ended < jobs:
         missing = min(depth - await waiting(fleet), jobs - ended)
@@ -88,7 +96,7 @@ async def _kept_at(fleet: Fleet, depth: int, jobs: int) -> float:
             await _submit(fleet, missing)
             ended += missing
         await anyio.sleep(POLL_SECONDS)
-    return time.perf_counter() - began
+    return Cost(jobs, time.perf_counter() - began, fleet.cpu_seconds() - used)
 
 
 async def _submit(fleet: Fleet, jobs: int) -> None:

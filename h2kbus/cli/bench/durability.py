@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from h2kbus.cli.bench.fleet import running_fleet
-from h2kbus.cli.bench.pipeline import pipeline_seconds
+from h2kbus.cli.bench.pipeline import Cost, pipeline_cost, pipeline_seconds
 
 ROUNDS: Final = 3
 JOBS: Final = 2000
@@ -42,20 +42,23 @@ MODES: Final[Mapping[str, Mode]] = {
 async def measure(jobs: int | None = None) -> dict[str, Any]:
     """Jobs per second of each mode. All servers are fresh for each turn, and all are on this machine."""
     count = jobs or JOBS
-    rates: dict[str, list[float]] = {name: [] for name in MODES}
+    costs: dict[str, list[Cost]] = {name: [] for name in MODES}
     for _ in range(ROUNDS):
         for name, mode in MODES.items():
             async with running_fleet(sync_always=mode.sync_always, replicas=mode.replicas) as fleet:
                 await pipeline_seconds(fleet, max(count // 10, 1))
-                rates[name].append(count / await pipeline_seconds(fleet, count))
-    return {name: _row(found, rates[DEFAULT], MODES[name]) for name, found in rates.items()}
+                costs[name].append(await pipeline_cost(fleet, count))
+    return {name: _row(found, costs[DEFAULT], MODES[name]) for name, found in costs.items()}
 
 
-def _row(found: list[float], default: list[float], mode: Mode) -> dict[str, Any]:
+def _row(found: list[Cost], default: list[Cost], mode: Mode) -> dict[str, Any]:
+    rates = [each.rate for each in found]
+    pairs = zip(rates, default, strict=True)
     return {
-        "jobs_per_s": round(statistics.median(found)),
-        "slowest": round(min(found)),
-        "fastest": round(max(found)),
-        "of_default": round(statistics.median(a / b for a, b in zip(found, default, strict=True)), 3),
+        "jobs_per_s": round(statistics.median(rates)),
+        "slowest": round(min(rates)),
+        "fastest": round(max(rates)),
+        "of_default": round(statistics.median(rate / beside.rate for rate, beside in pairs), 3),
+        "cpu_ms_per_job": round(statistics.median(each.cpu_ms for each in found), 2),
         "outlives": mode.outlives,
     }

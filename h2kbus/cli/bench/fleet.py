@@ -41,6 +41,11 @@ class Fleet(msgspec.Struct, frozen=True):
     def worker(self) -> psutil.Process:
         return self.processes["worker"]
 
+    def cpu_seconds(self) -> float:
+        """Processor time that all of them and this process, the client, have used so far."""
+        times = [each.cpu_times() for each in (*self.processes.values(), psutil.Process())]
+        return float(sum(each.user + each.system for each in times))
+
     def memory_mb(self) -> dict[str, float]:
         """Resident memory of each process, in MiB, as the kernel counts it."""
         return {name: round(each.memory_info().rss / _MIB, 1) for name, each in self.processes.items()}

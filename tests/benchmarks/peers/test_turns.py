@@ -3,23 +3,24 @@
 import anyio
 import pytest
 
-from benchmarks.peers.contestants import CONTESTANTS, ON_NATS, ON_REDIS, PEERS, Score, Turn
+from benchmarks.peers.contestants import CONTESTANTS, ON_NATS, ON_REDIS, PEERS, Turn
 from benchmarks.peers.servers import DURABILITY
+from h2kbus.cli.bench.pipeline import Cost
 from h2kbus.errors import SettingsError
 
 pytestmark = pytest.mark.slow
 
 
-def play(name: str, durability: str = "no") -> Score:
+def play(name: str, durability: str = "no") -> Cost:
     return anyio.run(CONTESTANTS[name], Turn(jobs=50, durability=DURABILITY[durability]))
 
 
 @pytest.mark.parametrize("name", PEERS)
 def test_all_jobs_of_a_turn_end(name: str) -> None:
     """The client fails when one is missing."""
-    score = play(name)
-    assert score.seconds > 0
-    assert score.cpu_seconds > 0
+    cost = play(name)
+    assert cost.seconds > 0
+    assert cost.cpu_seconds > 0
 
 
 @pytest.mark.parametrize("name", [next(iter(ON_REDIS)), next(iter(ON_NATS))])
