@@ -11,7 +11,7 @@ from h2kbus.cli.bench.fleet import running_fleet
 from h2kbus.cli.bench.latency import Goal, figures
 from h2kbus.replicas import read_copies
 from subjects.topology import Topology
-from tests.conftest import Program
+from tests.conftest import REPOSITORY, Program
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -99,6 +99,11 @@ def test_goal_is_missed_by_one_percentile_alone() -> None:
 def test_program_measures_one_part_with_so_many_jobs(local: Program) -> None:
     told = json.loads(local("bench", "--only", "history", "--jobs", FEW, "--json", timeout=110).stdout)
     assert told["history"]["finished"] == FEW
+
+
+def test_document_tells_how_each_part_is_measured() -> None:
+    text = (REPOSITORY / "docs" / "performance.md").read_text()
+    assert [part for part in PARTS if f"`h2kbus bench --only {part}`" not in text] == []
 
 
 def test_unknown_part_is_refused_with_the_known_ones(local: Program) -> None:

@@ -24,6 +24,7 @@ async def measure(jobs: int | None = None) -> dict[str, Any]:
         name: {
             "idle_mb": idle,
             "after_first_jobs_mb": samples[1][name],
+            "after_half_mb": samples[(STEPS + 1) // 2][name],
             "after_all_jobs_mb": samples[-1][name],
             "growth_mb": round(samples[-1][name] - samples[1][name], 1),
             "jobs": STEPS * step,
