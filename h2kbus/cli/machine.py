@@ -80,7 +80,13 @@ def demo(
 
 def bench(
     context: typer.Context,
-    only: Annotated[str | None, typer.Option(help="One part: pipeline, latency, convert or memory.")] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(help="One part: pipeline, latency, depth, history, durability, convert or memory."),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=10, help="Jobs that a part runs, queues or keeps [each part's own].")
+    ] = None,
     convert_size: Annotated[int, typer.Option(min=8, help="MiB of the disks that are converted.")] = 64,
 ) -> None:
     """Measure the bus, and print the ratios.
@@ -92,7 +98,7 @@ def bench(
     if only is not None and only not in PARTS:
         raise SettingsError(f"--only {only!r}: choose one of {', '.join(PARTS)}")
     parts = [only] if only else list(PARTS)
-    figures = run_async(partial(measure, convert_mib=convert_size), parts)
+    figures = run_async(partial(measure, convert_mib=convert_size), parts, jobs)
     if context.obj.json:
         print_json(figures)
     else:

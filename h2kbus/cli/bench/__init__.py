@@ -4,30 +4,32 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-from h2kbus.cli.bench import convert, latency, memory, pipeline
+from h2kbus.cli.bench import convert, depth, durability, history, latency, memory, pipeline
 from h2kbus.cli.exits import say
 from h2kbus.cli.output import print_line, print_table
 
 Figures = dict[str, dict[str, Any]]
 
-PARTS: Final[Mapping[str, Callable[[], Awaitable[dict[str, Any]]]]] = {
+PARTS: Final[Mapping[str, Callable[[int | None], Awaitable[dict[str, Any]]]]] = {
     "pipeline": pipeline.measure,
     "latency": latency.measure,
+    "depth": depth.measure,
+    "history": history.measure,
+    "durability": durability.measure,
     "convert": convert.measure,
     "memory": memory.measure,
 }
+"""Each part takes how many jobs it is to run, queue or keep; without that it takes its own number."""
 
 
-async def measure(parts: Sequence[str], *, convert_mib: int) -> Figures:
+async def measure(parts: Sequence[str], jobs: int | None = None, *, convert_mib: int) -> Figures:
     """Run the parts one after the other; `convert_mib` is the size of the disks that are converted."""
     figures: Figures = {}
-    runs: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {
-        **PARTS,
-        "convert": partial(convert.measure, convert_mib),
-    }
+    runs: dict[str, Callable[[int | None], Awaitable[dict[str, Any]]]] = dict(PARTS)
+    runs["convert"] = partial(convert.measure, size_mib=convert_mib)
     for part in parts:
         say(f"measuring {part}")
-        figures[part] = await runs[part]()
+        figures[part] = await runs[part](jobs)
     return figures
 
 
@@ -36,9 +38,20 @@ def report(figures: Figures) -> None:
     for part, found in figures.items():
         print_line(part)
         cells = found.pop("cells", [])
-        print_table(("  figure", "value"), _rows(found))
+        lines = list(found.values())
+        if all(isinstance(each, dict) and each.keys() == lines[0].keys() for each in lines):
+            rows = [(f"  {name}", *map(_cell, each.values())) for name, each in found.items()]
+            print_table(("  ", *lines[0]), rows)
+        else:
+            print_table(("  figure", "value"), _rows(found))
         if cells:
             print_table(tuple(cells[0]), [tuple(each.values()) for each in cells])
+
+
+def _cell(value: object) -> object:
+    if value is None:
+        return "-"
+    return ("no", "yes")[value] if isinstance(value, bool) else value
 
 
 def _rows(found: dict[str, Any], prefix: str = "  ") -> list[tuple[object, ...]]:

@@ -56,7 +56,9 @@ TARGETS: Final = (
 )
 
 
-async def measure(size_mib: int = DEFAULT_MIB, rounds: int = ROUNDS) -> dict[str, Any]:
+async def measure(
+    _jobs: int | None = None, size_mib: int = DEFAULT_MIB, rounds: int = ROUNDS
+) -> dict[str, Any]:
     """Disks of `size_mib` MiB to qcow2; every result is synced, and every source is in the page cache.
 
     Seconds are medians. `defaults` is qemu-img as it comes, `options` with what our table chooses, `job`

@@ -1,7 +1,7 @@
 """No-op jobs from submission to COMPLETED, beside the bare loop, turn by turn in one run."""
 
 import time
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import anyio
 
@@ -18,17 +18,38 @@ WIDE: Final = 64
 POLL_SECONDS: Final = 0.02
 
 
-async def measure() -> dict[str, Any]:
+class Cost(NamedTuple):
+    """How long so many jobs took, and the processor time of all processes behind them, in seconds.
+
+    Other work on the machine changes the processor time least.
+    """
+
+    jobs: int
+    seconds: float
+    cpu_seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Jobs a second."""
+        return self.jobs / self.seconds
+
+    @property
+    def cpu_ms(self) -> float:
+        """Processor time of one job, in milliseconds."""
+        return 1000 * self.cpu_seconds / self.jobs
+
+
+async def measure(jobs: int | None = None) -> dict[str, Any]:
     """The server's default durability first, as other tools are measured; then with every write synced."""
     async with running_fleet(sync_always=False) as fleet:
-        figures = await _compare(fleet, JOBS)
+        figures = await _compare(fleet, jobs or JOBS)
     async with running_fleet(sync_always=True) as fleet:
-        synced = await _compare(fleet, SYNCED_JOBS)
+        synced = await _compare(fleet, min(jobs or SYNCED_JOBS, SYNCED_JOBS))
     return {**figures, "synced": synced}
 
 
 async def _compare(fleet: Fleet, jobs: int) -> dict[str, Any]:
-    await pipeline_seconds(fleet, jobs // 10)
+    await pipeline_seconds(fleet, max(jobs // 10, 1))
     bare, whole = 0.0, 0.0
     for run in range(ROUNDS):
         bare += jobs / await bare_rate(fleet.bus, fleet.settings, jobs, SLOTS, run)
@@ -45,20 +66,26 @@ async def _compare(fleet: Fleet, jobs: int) -> dict[str, Any]:
 
 async def pipeline_seconds(fleet: Fleet, jobs: int) -> float:
     """Submit that many, wait until all are acknowledged, and see that each one is COMPLETED."""
+    return (await pipeline_cost(fleet, jobs)).seconds
+
+
+async def pipeline_cost(fleet: Fleet, jobs: int) -> Cost:
+    """The same, with the processor time that it took."""
     bus = fleet.bus
-    began = time.perf_counter()
+    used, began = fleet.cpu_seconds(), time.perf_counter()
     ids = [job_id async for job_id in bus.submit_many(noop_job() for _ in range(jobs))]
-    while await _waiting(fleet):  # noqa: ASYNC110 - only the server knows, and it is cheap to ask
+    while await waiting(fleet):  # noqa: ASYNC110 - only the server knows, and it is cheap to ask
         await anyio.sleep(POLL_SECONDS)
-    seconds = time.perf_counter() - began
+    cost = Cost(jobs, time.perf_counter() - began, fleet.cpu_seconds() - used)
     found = await bus.store.find_many(ids)
     done = sum(1 for entry in found if entry is not None and entry.record.state is State.COMPLETED)
     if done != jobs:
         raise OperationFailed(ErrorCode.INTERNAL, f"only {done} of {jobs} jobs are COMPLETED")
-    return seconds
+    return cost
 
 
-async def _waiting(fleet: Fleet) -> int:
+async def waiting(fleet: Fleet) -> int:
+    """How many jobs the bus has that have not ended: with the scheduler, in a lane, or with the worker."""
     topology = fleet.bus.topology
     left = 0
     for stream in (topology.commands_stream, topology.jobs_stream):
