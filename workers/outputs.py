@@ -131,13 +131,26 @@ def _make_scratch(output: OpenDirectory, name: str) -> OpenDirectory:
             remove_tree(output.inside / name)
         os.mkdir(name, mode=0o700, dir_fd=output.descriptor)
         scratch = open_directory(output, name)
-        try:
-            # Sandboxes mount it read-only, so that it has to be there.
-            fresh(scratch.inside / MANIFEST).close()
-        except OSError:
-            os.close(scratch.descriptor)
-            raise
-        return scratch
+    try:
+        with output_errors(output.path):
+            _require_own(scratch)
+    except OperationFailed:
+        os.close(scratch.descriptor)
+        raise
+    return scratch
+
+
+def _require_own(scratch: OpenDirectory) -> None:
+    """Raise OUTPUT_UNWRITABLE for a directory that somebody has put in the place of the one just made.
+
+    Its owner is held against that of a file in it: on some filesystems nothing belongs to who has made it.
+    Sandboxes mount that file read-only, so that it has to be there.
+    """
+    with fresh(scratch.inside / MANIFEST) as file:
+        owner = os.fstat(file.fileno()).st_uid
+    if os.fstat(scratch.descriptor).st_uid != owner:
+        message = f"{scratch.path} was exchanged while it was being made"
+        raise OperationFailed(ErrorCode.OUTPUT_UNWRITABLE, message)
 
 
 def remove_scratch(output: OpenDirectory, name: str) -> None:

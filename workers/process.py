@@ -169,7 +169,9 @@ class ToolRunner:
         talks: bool = False,
     ) -> Child:
         sandboxed = self._confined and not allowance.host
-        command = command_line([required_tool(argv[0]), *argv[1:]], allowance, sandboxed=sandboxed)
+        command = command_line(
+            [required_tool(argv[0]), *argv[1:]], allowance, sandbox=self.scratch if sandboxed else None
+        )
         if sandboxed:
             # Tools that start at once would seal their image as often.
             async with self._sealing:

@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from h2kbus.errors import ErrorCode, OperationFailed
 from workers.child import required_tool
 from workers.limits import WORK, ToolLimits
 from workers.scratch import MANIFEST
@@ -35,6 +36,10 @@ not here."""
 
 _TEMPORARY_BYTES: Final = 256 << 20
 """A tool's temporary directory is in memory; big files belong into the scratch directory (TMPDIR)."""
+
+_LOOK: Final = (
+    'test "$(stat -c %d:%i .)" = "$0" && exec "$@"; echo "its scratch directory was exchanged" >&2; exit 125'
+)
 
 _ROOT_KEEPS: Final = "dac_override"
 """A worker that is root converts images of any owner, and without this its tools could not open them. It
@@ -67,14 +72,15 @@ KVM: Final = ("/dev/kvm",)
 ORDINARY: Final = Allowance()
 
 
-def command_line(program: Sequence[str], allowance: Allowance, *, sandboxed: bool) -> list[str]:
+def command_line(program: Sequence[str], allowance: Allowance, *, sandbox: Path | None) -> list[str]:
     """The whole command line of `program`, which begins with its path. The kernel kills it with the worker.
 
-    It has to be started in the scratch directory. Raises TOOL_MISSING.
+    It has to be started in the scratch directory, which is `sandbox` for a tool that is to be in one. Raises
+    TOOL_MISSING, and TOOL_FAILED without such a directory.
     """
     with_worker = (required_tool("setpriv"), "--pdeathsig", "KILL")
-    if sandboxed:
-        return [*with_worker, "--", *_in_sandbox(program, allowance)]
+    if sandbox is not None:
+        return [*with_worker, "--", *_in_sandbox(program, allowance, sandbox)]
     privileges = () if allowance.host else _without_privileges()
     limits = allowance.limits.prefix(own_processes=False)
     return [*with_worker, *privileges, "--", required_tool(limits[0]), *limits[1:], *program]
@@ -86,7 +92,7 @@ def _without_privileges() -> tuple[str, ...]:
     return ("--no-new-privs", *((f"--bounding-set=-all,+{_ROOT_KEEPS}", "--inh-caps=-all") if root else ()))
 
 
-def _in_sandbox(program: Sequence[str], allowance: Allowance) -> list[str]:
+def _in_sandbox(program: Sequence[str], allowance: Allowance, scratch: Path) -> list[str]:
     """The tool is the child of the first process of its namespace, which hands it SIGTERM.
 
     That one also hands on its status, and when it goes, all others are gone.
@@ -99,8 +105,19 @@ def _in_sandbox(program: Sequence[str], allowance: Allowance) -> list[str]:
         *_places((*_program(program[0]), *allowance.readable), allowance.devices),
         *("--chdir", SCRATCH, "--"),
         *allowance.limits.prefix(own_processes=own_user),
+        *_only_in(scratch),
         *("timeout", "0", *program),
     ]
+
+
+def _only_in(scratch: Path) -> tuple[str, ...]:
+    """Looks from inside whether it is the right directory: its maker finds it by its name, not as we do."""
+    try:
+        status = scratch.stat()
+    except OSError as error:
+        message = f"a tool cannot be started in {scratch}: {error.strerror}"
+        raise OperationFailed(ErrorCode.TOOL_FAILED, message) from error
+    return ("sh", "-c", _LOOK, f"{status.st_dev}:{status.st_ino}")
 
 
 def _namespaces(*, own_user: bool) -> list[str]:
@@ -136,7 +153,7 @@ def _places(readable: Iterable[Path], devices: Iterable[str]) -> Iterator[str]:
         yield from ("--ro-bind", str(path), str(path))
     for device in devices:
         yield from ("--dev-bind-try", device, device)
-    yield from ("--bind", ".", SCRATCH, "--ro-bind-try", MANIFEST, f"{SCRATCH}/{MANIFEST}")
+    yield from ("--bind", ".", SCRATCH, "--ro-bind", os.devnull, f"{SCRATCH}/{MANIFEST}")
     yield from ("--remount-ro", "/dev", "--remount-ro", "/")
 
 

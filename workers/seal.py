@@ -31,7 +31,7 @@ async def seal(descriptor: int, scratch: Path) -> None:
         return
     path = _path_of(descriptor)
     allowance = Allowance(limits=METADATA, readable=(path,))
-    argv = command_line([required_tool("cat")], allowance, sandboxed=True)
+    argv = command_line([required_tool("cat")], allowance, sandbox=scratch)
     with Child(argv, scratch, (), talks=True, sandboxed=True) as child:
         try:
             await _answer(child, path)

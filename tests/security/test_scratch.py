@@ -1,15 +1,20 @@
 """A tool that was taken over writes to its scratch directory; what it lays there leads its worker nowhere."""
 
+import contextlib
 import json
 import os
+import shutil
 import stat
+import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
+import anyio
 import pytest
 
 from h2kbus.errors import ErrorCode, OperationFailed
+from tests.security.roots import exchanging
 from tests.workers.conftest import lease_is_held
 from workers.boot.firmware import Ovmf, prepare_ovmf
 from workers.boot.tap import ConsoleTap
@@ -207,3 +212,60 @@ async def test_confined_tool_cannot_say_what_its_attempt_has_published(place: Pl
             await tools.run(["sh", "-c", said], accept=(0, 1, 2))
         await clear_away(Destination(place.out), "job", keep_outputs=False)
     assert source.exists() is confined
+
+
+@pytest.mark.slow
+async def test_confined_tool_works_in_its_scratch_directory_or_nowhere(place: Place) -> None:
+    """Somebody exchanges it for a link that leads away, while sandboxes are made in it.
+
+    A sandbox that is made in the wrong place may leave the empty file that it mounts over, and no more.
+    """
+    other = place.out / "other"
+    other.symlink_to("../elsewhere")
+    with Destination(place.out).opened() as output, JobLog(Path(os.devnull)) as log:
+        scratch = open_directory(output, JOB)
+        tools = ToolRunner(log, scratch.inside, confined=True)
+        with exchanging(place.scratch, other):
+            for _ in range(60):
+                with contextlib.suppress(OperationFailed):
+                    await tools.run(["touch", "made"])
+        os.close(scratch.descriptor)
+    mounted_over = place.elsewhere / "publication.json"
+    assert not mounted_over.exists() or not mounted_over.stat().st_size
+    mounted_over.unlink(missing_ok=True)
+    place.require_untouched()
+
+
+_TAKE = """
+import os, sys
+os.chdir(sys.argv[1])
+for number in range(10**9):
+    try:
+        if os.stat(".h2kbus-raced-1").st_uid != os.getuid():
+            os.rename(".h2kbus-raced-1", f"taken-{number}")
+            os.mkdir(".h2kbus-raced-1")
+    except OSError:
+        pass
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has somebody else make a directory")
+async def test_scratch_directory_is_never_somebody_elses(place: Place) -> None:
+    """Who may write to the output directory takes each new one away, and makes another one."""
+    for each in (place.out, *place.out.parents[:4]):
+        each.chmod(0o777)
+    away = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    until = anyio.current_time() + 2
+    process = subprocess.Popen([*away, "/usr/bin/python3", "-c", _TAKE, str(place.out)])
+    try:
+        with Destination(place.out).opened() as output:
+            while anyio.current_time() < until:
+                with contextlib.suppress(OperationFailed):
+                    async with scratch_directory(output, "raced", 1, lambda: True) as scratch:
+                        assert os.fstat(scratch.descriptor).st_uid == os.geteuid()
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(place.out)
