@@ -230,8 +230,6 @@ class Connection:
         Not to be cancelled: the client takes an answer that nobody waits for as a broken connection.
         """
         with anyio.CancelScope(shield=True), mapped_errors:
-            # The client's own flush sends its question past what is still buffered.
-            await self.nats._flush_pending(force_flush=True)  # noqa: SLF001 - it has no public name
             await self.nats.flush(timeout=int(DEADLINE_SECONDS))
 
     async def _reconnected(self, timeout: float) -> None:

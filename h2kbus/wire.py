@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from nats.aio.client import Client
+from nats.aio.client import PING_PROTO, Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import ProtocolError
@@ -68,6 +68,12 @@ class WireClient(Client):
         if queue.empty():
             loop = self._loop = self._loop or asyncio.get_running_loop()
             queue.put_nowait(loop.create_future())
+
+    async def _send_ping(self, future: "asyncio.Future[bool] | None" = None) -> None:
+        """Ask behind all that is still unsent; the client asks past it, and is answered too early."""
+        self._pongs.append(future or asyncio.get_running_loop().create_future())
+        await self._send_command(PING_PROTO)
+        await self._flush_pending()
 
     def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
         self.handlers.pop(sid, None)

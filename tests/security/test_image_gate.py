@@ -255,7 +255,7 @@ async def test_missing_member_is_named(bench: Bench, base: Path) -> None:
 
 
 async def test_base_that_changes_while_it_is_read_is_not_published(bench: Bench, base: Path) -> None:
-    bench.report.on_advance = lambda phase, _: os.utime(base) if phase == "compare" else None
+    bench.report.on_advance = lambda phase, _: os.utime(base) if phase in {"convert", "compare"} else None
     top = layer(base.with_name("top.qcow2"), "base.img")
     assert (await refusal(bench, "convert", top, parameters=CHAIN)).error_code is ErrorCode.IMAGE_UNSAFE
 
