@@ -122,7 +122,7 @@ def _limits(evidence: Evidence) -> Iterator[Violation]:
         if line.event != "start" or spec is None or record is None or record.result is None:
             continue
         end = ends.get((line.job_id, line.token))
-        if end is None or record.result.summary.get("token") != line.token:
+        if end is None or record.result.summary.get("fence") != line.token:
             continue
         for label in spec.limit:
             moments[label] += [(line.at, 1, line.job_id), (end, -1, line.job_id)]
@@ -152,5 +152,5 @@ def _outputs(
         yield Violation("what completed has its output", record.job_id, f"{path} is not there")
     elif hashlib.sha256(content).hexdigest() != summary.get("sha256"):
         yield Violation("outputs are those recorded", record.job_id, f"{path} differs from its checksum")
-    elif summary.get("token") not in {line.token for line in lines}:
+    elif summary.get("fence") not in {line.token for line in lines}:
         yield Violation("outputs are those recorded", record.job_id, "no execution had that token")

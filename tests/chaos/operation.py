@@ -56,7 +56,7 @@ class Chaos:
     async def _work(self, job: JobContext, wanted: ChaosParameters) -> OperationResult:
         if wanted.name is None:
             await self._think(job, wanted)
-            return OperationResult(summary={"token": job.token})
+            return OperationResult(summary={"fence": job.token})
         async with job.workplace() as place:
             await self._think(job, wanted)
             job.report.enter("work", "running a tool")
@@ -77,6 +77,6 @@ class Chaos:
         content = f"{job.job_id} {job.token} ".encode() + os.urandom(64 * 1024)
         with output_errors(source):
             source.write_bytes(content)
-        summary: dict[str, Any] = {"token": job.token, "sha256": hashlib.sha256(content).hexdigest()}
+        summary: dict[str, Any] = {"fence": job.token, "sha256": hashlib.sha256(content).hexdigest()}
         result = OperationResult(outputs=Outputs(fixed_image=str(target)), summary=summary)
         return [StagedFile(source, target)], result

@@ -34,7 +34,7 @@ RESULT = JobResult(
     status=State.COMPLETED,
     completed_at=NOW,
     worker_id="w1",
-    summary={"token": 7, "sha256": hashlib.sha256(CONTENT).hexdigest()},
+    summary={"fence": 7, "sha256": hashlib.sha256(CONTENT).hexdigest()},
 )
 COMPLETED = lifecycle.completed(RUNNING, RESULT, now=NOW)
 FAILED = lifecycle.failed(RUNNING, JobError(code=ErrorCode.TOOL_FAILED, message="x"), now=NOW, by="w1")
