@@ -44,6 +44,7 @@ async def test_latency_is_told_for_a_start_a_word_and_a_stop_beside_what_is_want
     assert wanted == {
         "submit_call_to_running": (3, 10),
         "submit_return_to_running": (None, None),
+        "unsynced_submit_call_to_running": (3, 10),
         "event_to_foreign_subscriber": (None, 5),
         "cancel_call_to_process_dead": (None, 500),
     }
