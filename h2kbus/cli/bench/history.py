@@ -34,6 +34,11 @@ async def measure(jobs: int | None = None) -> dict[str, Any]:
     }
 
 
-def _ratio(old: list[float], new: list[float]) -> float:
-    """Of each round, since both were measured within the same seconds."""
+def _ratio(old: list[float], new: list[float]) -> float | None:
+    """Of each round, since both were measured within the same seconds.
+
+    None where a few jobs took less processor time than the kernel counts, which is ten milliseconds.
+    """
+    if 0 in new:
+        return None
     return round(statistics.median(a / b for a, b in zip(old, new, strict=True)), 3)
