@@ -1,5 +1,6 @@
 """Pulling jobs: strict priority by sweeping, and a long pull on every lane when all are empty."""
 
+import logging
 import random
 import time
 from collections import deque
@@ -9,10 +10,13 @@ from typing import Final
 import anyio
 
 from h2kbus.connection import Connection
+from h2kbus.errors import BusError
 from h2kbus.pull import Delivery, Pull, PullInbox, PullRequest
 from subjects.fleet import LaneAnnouncement
 from subjects.lanes import MAX_PULL_PRIORITY, lane_needs, pull_priority
 from subjects.topology import PULL_GROUP, SECOND, Topology
+
+log = logging.getLogger("h2kbus.worker")
 
 PARK_SECONDS: Final = (20.0, 30.0)
 """Long pulls end within this range, at random, so that a fleet's pulls do not come back all at once."""
@@ -92,7 +96,11 @@ class LanePuller:
     async def _give_back_surplus(self) -> None:
         with anyio.CancelScope(shield=True):
             while self._surplus:
-                await self._surplus.popleft().nak()
+                delivery = self._surplus.popleft()
+                try:
+                    await delivery.nak()
+                except BusError as error:
+                    log.warning("%s comes again only after its ack_wait: %s", delivery.subject, error)
 
     async def _sweep(self, room: int) -> None:
         """Ask lane by lane, most urgent first, and stop at the first that has something."""

@@ -7,6 +7,7 @@ import pytest
 
 from h2kbus.client import Bus
 from h2kbus.connection import Connection
+from h2kbus.errors import BusUnreachable
 from h2kbus.pull import Delivery
 from subjects.fleet import LaneAnnouncement
 from subjects.topology import Topology
@@ -72,6 +73,23 @@ async def test_what_is_not_taken_goes_back_and_so_does_what_arrives_meanwhile(gi
         giving_back.bring(name)
     assert await until_given_back(giving_back, 3) == ["b", "c", "late"]
     assert giving_back.accepted == ["a"]
+
+
+async def test_bus_that_cannot_be_told_ends_no_worker(
+    giving_back: Pulled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([BusUnreachable("not now")])
+    told = giving_back._publish
+
+    async def publish(subject: str, payload: bytes, reply: str = "") -> None:
+        for error in answers:
+            raise error
+        await told(subject, payload, reply)
+
+    monkeypatch.setattr(giving_back._connection, "publish_unconfirmed", publish)
+    for name in ("a", "b", "c"):
+        giving_back.bring(name)
+    assert "c" in await until_given_back(giving_back, 1)
 
 
 async def test_job_of_a_lane_that_is_not_served_any_more_goes_back(giving_back: Pulled) -> None:
