@@ -4,6 +4,7 @@ A tool opens a file that it was handed by its name in /proc, and may then ask fo
 allows: a file that belongs to the worker's user opens for writing. Not so where the mount is read-only.
 """
 
+import contextlib
 import fcntl
 import os
 import stat
@@ -55,7 +56,9 @@ async def _answer(child: Child, path: Path) -> None:
     """Wait for the echo: then the sandbox is complete."""
     if child.stdin is None:
         raise ValueError("the program was started without a stdin")
-    os.write(child.stdin, b"\n")
+    # A sandbox that could not be made is gone already, and its last words say why.
+    with contextlib.suppress(BrokenPipeError):
+        os.write(child.stdin, b"\n")
     with anyio.move_on_after(_SECONDS):
         await anyio.wait_readable(child.stdout)
     if child.inside is None:
