@@ -52,8 +52,10 @@ def parts_of(size: int, count: int) -> Sequence[Part | None]:
     None is the whole disk as it is.
     """
     step = max(GRAIN, -(-size // (count * GRAIN)) * GRAIN)
-    *bounded, last = range(0, size, step)
-    return [*(Part(each, step) for each in bounded), Part(last)] if bounded else [None]
+    begins = range(0, size, step)
+    if len(begins) <= 1:
+        return [None]
+    return [*(Part(each, step) for each in begins[:-1]), Part(begins[-1])]
 
 
 class _Progress:
@@ -69,6 +71,6 @@ class _Progress:
     def of(self, number: int) -> OnFraction:
         def advance(fraction: float) -> None:
             self._done[number] = fraction * self._lengths[number]
-            self._on_fraction(sum(self._done) / self._size)
+            self._on_fraction(sum(self._done) / max(self._size, 1))
 
         return advance

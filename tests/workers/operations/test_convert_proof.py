@@ -45,6 +45,17 @@ def verbs(bench: Bench) -> list[str]:
     return sorted(each for each in runs if each != "--version")
 
 
+@pytest.mark.parametrize("kind", ["qcow2", "raw"])
+async def test_disk_without_any_content_is_converted_and_proven(
+    bench: Bench, tmp_path: Path, kind: str
+) -> None:
+    empty = tmp_path / "empty.raw"
+    empty.touch()
+    image = convert_to(empty, tmp_path / "empty.qcow2", "qcow2")
+    await bench.run("convert", image, parameters={"output_format": kind, "output_name": "result"})
+    assert "compare" in verbs(bench)
+
+
 @pytest.mark.parametrize(
     ("source", "target", "runs"),
     [
