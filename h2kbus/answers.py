@@ -42,6 +42,13 @@ class Stored(msgspec.Struct, frozen=True):
     time: str
 
 
+class Batch(msgspec.Struct, frozen=True):
+    """What one direct get brought, and whether the stream held more under its filter at the end of it."""
+
+    messages: list[Stored]
+    has_more: bool
+
+
 _ACK: Final = msgspec.json.Decoder(PubAck)
 _REPLY: Final = msgspec.json.Decoder(dict[str, Any])
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -102,6 +109,11 @@ def outcome_of(subject: str, answer: Msg | BusError) -> int | BusError:
 def status_of(message: Msg) -> str | None:
     """The status of a JetStream control message, None for an ordinary one."""
     return (message.headers or {}).get("Status")
+
+
+def has_more(end: Msg) -> bool:
+    """Whether there may be more to read; the server says so at the end of a batch."""
+    return (end.headers or {}).get("Nats-Num-Pending") != "0"
 
 
 def found_in(stream: str, answer: Msg) -> Stored | None:

@@ -18,9 +18,11 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from h2kbus.answers import (
+    Batch,
     Stored,
     error_of,
     found_in,
+    has_more,
     outcome_of,
     problem_of,
     reply_of,
@@ -46,6 +48,14 @@ log = logging.getLogger("h2kbus")
 DEADLINE_SECONDS: Final = 5.0
 """How long one request to the server may take."""
 CLOSE_SECONDS: Final = 2.0
+BATCH_SIZE: Final = 2000
+"""Messages of one direct get. Each such request costs the server milliseconds, however little it finds:
+it counts what is left."""
+BATCH_BYTES: Final = 8 << 20
+"""A batch ends with the message that reaches it; large messages come in smaller batches."""
+EVERYTHING: Final = ">"
+"""The filter of a whole stream. The server goes through messages for it, and for any other through its
+index of all subjects first."""
 
 _DENIED: Final = re.compile(
     r'permissions violation for (?P<kind>publish|subscription) to "(?P<subject>[^"]+)"', re.IGNORECASE
@@ -158,46 +168,48 @@ class Connection:
             ]
         return [found_in(stream, raised(await settled(answer))) for answer in answers]
 
-    async def get_batch(self, stream: str, query: dict[str, Any], *, size: int = 500) -> list[Stored]:
+    async def get_batch(self, stream: str, query: dict[str, Any], *, size: int = BATCH_SIZE) -> Batch:
         """Up to `size` messages by one direct get; see `read` for all of them.
 
         Raises BusTimeout unless the whole batch arrives in time, PermissionDenied at once.
         """
         if not self.nats.is_connected:
             await self._reconnected(DEADLINE_SECONDS)
-        batch: list[Stored] = []
-        status: str | None = None
+        messages: list[Stored] = []
 
         def take(message: Msg) -> bool:
-            nonlocal status
-            if "Nats-Sequence" in (message.headers or {}):
-                batch.append(stored(message))
-                return False
-            status = status_of(message)
-            return True
+            if "Nats-Sequence" not in (message.headers or {}):
+                return True
+            messages.append(stored(message))
+            return False
 
-        request = msgspec.json.encode({**query, "batch": size})
+        request = msgspec.json.encode({**query, "batch": size, "max_bytes": BATCH_BYTES})
         with mapped_errors:
-            await self.inbox.ask_many(
+            end = await self.inbox.ask_many(
                 f"{self.api_prefix}.DIRECT.GET.{stream}", request, take, timeout=DEADLINE_SECONDS
             )
-        if status == "503":
+        if status_of(end) == "503":
             raise NotProvisioned(f"this server has no stream {stream}")
-        return batch
+        return Batch(messages, has_more(end))
 
     async def read(
-        self, stream: str, subject: str, *, after: int = 0, since: str | None = None
+        self, stream: str, subject: str = EVERYTHING, *, after: int = 0, since: str | None = None
     ) -> AsyncIterator[Stored]:
-        """Every stored message under a subject filter, oldest first, without a consumer.
+        """Every message that the stream holds now, or those under a subject filter, oldest first.
 
-        `after` skips sequences up to it; `since` (RFC 3339) skips what was stored before.
+        It needs no consumer. `after` skips sequences up to it; `since` (RFC 3339) skips what was stored
+        before.
         """
         query: dict[str, Any] = {"next_by_subj": subject}
         query |= {"start_time": since} if since and not after else {"seq": after + 1}
-        while batch := await self.get_batch(stream, query):
-            for message in batch:
+        batch = Batch([], has_more=True)
+        while batch.has_more:
+            batch = await self.get_batch(stream, query)
+            if not batch.messages:
+                return
+            for message in batch.messages:
                 yield message
-            query = {"next_by_subj": subject, "seq": batch[-1].seq + 1}
+            query = {"next_by_subj": subject, "seq": batch.messages[-1].seq + 1}
 
     async def listen(self, subject: str, handler: MessageHandler) -> Subscription:
         """Subscribe with a plain function; the caller unsubscribes.

@@ -56,9 +56,10 @@ class DeadLetters:
     async def get(self, number: int) -> NumberedLetter:
         """The letter with this number. Raises JobNotFound."""
         found = await self._bus.connection.get_batch(self._stream, {"seq": number}, size=1)
-        if not found or found[0].seq != number:
+        letter = next(iter(found.messages), None)
+        if letter is None or letter.seq != number:
             raise JobNotFound(f"no dead letter has the number {number}")
-        return _numbered(found[0])
+        return _numbered(letter)
 
     async def requeue(self, number: int, data: bytes | None = None) -> str:
         """Send the original again, or `data` in its place; returns the subject that it was sent to.

@@ -46,7 +46,7 @@ async def read_workers(connection: Connection, topology: Topology) -> list[Worke
     """
     stream = topology.bucket_stream(topology.workers_bucket)
     live = []
-    async for stored in connection.read(stream, topology.worker_subject("*")):
+    async for stored in connection.read(stream):
         with contextlib.suppress(InvalidMessage):
             if stored.data:
                 received = msgspec.convert(stored.time, dt.datetime)
@@ -59,7 +59,7 @@ async def read_lanes(connection: Connection, topology: Topology) -> list[LaneAnn
     """The lanes bucket, most urgent lanes first. What is no announcement is left out."""
     stream = topology.bucket_stream(topology.lanes_bucket)
     found = []
-    async for stored in connection.read(stream, f"$KV.{topology.lanes_bucket}.>"):
+    async for stored in connection.read(stream):
         with contextlib.suppress(InvalidMessage):
             if stored.data:
                 found.append(decode(LaneAnnouncement, stored.data))

@@ -112,8 +112,8 @@ class Inbox:
 
     async def ask_many(
         self, subject: str, payload: bytes, take: Callable[[Msg], bool], *, timeout: float
-    ) -> None:
-        """Publish and hand every answer to `take` until it says that one was the last.
+    ) -> Msg:
+        """Publish and hand every answer to `take` until it says that one was the last, which is returned.
 
         Raises what `ask` raises: BusTimeout unless the last one arrives within `timeout` seconds.
         """
@@ -128,7 +128,7 @@ class Inbox:
         self._waiting[token] = _Request(last, subject, asyncio.get_running_loop().time() + timeout)
         try:
             await self._nats.publish(subject, payload, reply)
-            await last
+            return await last
         finally:
             self._waiting.pop(token, None)
             close()

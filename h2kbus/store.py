@@ -95,9 +95,7 @@ class JobStore:
 
     async def scan(self, since: str | None = None) -> AsyncIterator[Entry]:
         """Every record, least recently written first; `since` (RFC 3339) leaves out older ones."""
-        async for stored in self._connection.read(
-            self._stream, self.topology.record_subject("*"), since=since
-        ):
+        async for stored in self._connection.read(self._stream, since=since):
             if stored.data:
                 yield _entry(stored)
 
@@ -108,8 +106,7 @@ class JobStore:
 
     async def glimpses(self, kind: type[T], after: int) -> AsyncIterator[tuple[Stored, T]]:
         """Like `changes`, for any part of the record."""
-        subject = self.topology.record_subject("*")
-        async for stored in self._connection.read(self._stream, subject, after=after):
+        async for stored in self._connection.read(self._stream, after=after):
             glimpse = _glimpse(kind, stored)
             if glimpse is not None:
                 yield stored, glimpse

@@ -4,6 +4,8 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+import anyio
+
 from h2kbus.connection import Connection
 from h2kbus.errors import BusError, InvalidMessage
 from h2kbus.fleet import read_workers
@@ -26,6 +28,7 @@ class FleetView:
         self._workers: Sequence[WorkerCapabilities] | None = None
         self._seen = float("-inf")
         self._unserved: dict[Demand, str | None] = {}
+        self._looking = anyio.Lock()
 
     async def preferred(self, demand: Demand, wanted: frozenset[str]) -> Demand:
         """The demand with these capabilities on top, while somebody who takes jobs has them."""
@@ -45,11 +48,20 @@ class FleetView:
 
     async def _look(self) -> Sequence[WorkerCapabilities] | None:
         """The workers; None, if the fleet cannot be read."""
-        if time.monotonic() - self._seen > KNOWN_SECONDS:
-            try:
-                self._workers = await read_workers(self._connection, self._topology)
-            except (BusError, InvalidMessage):
-                self._workers = None
-            self._unserved.clear()
-            self._seen = time.monotonic()
+        if self._is_old():
+            # Hundreds of commands find it too old at once: one of them looks.
+            async with self._looking:
+                if self._is_old():
+                    await self._look_anew()
         return self._workers
+
+    def _is_old(self) -> bool:
+        return time.monotonic() - self._seen > KNOWN_SECONDS
+
+    async def _look_anew(self) -> None:
+        try:
+            self._workers = await read_workers(self._connection, self._topology)
+        except (BusError, InvalidMessage):
+            self._workers = None
+        self._unserved.clear()
+        self._seen = time.monotonic()

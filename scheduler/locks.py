@@ -93,8 +93,8 @@ class ImageLocks:
         """
         query = {"next_by_subj": self._topology.lock_subject("*"), "seq": self._next}
         batch = await self._connection.get_batch(self._stream, query, size=LOOKED_UP)
-        self._next = batch[-1].seq + 1 if len(batch) == LOOKED_UP else 1
-        held = [(stored, lock) for stored in batch if (lock := _readable(stored)) is not None]
+        self._next = batch.messages[-1].seq + 1 if batch.messages and batch.has_more else 1
+        held = [(stored, lock) for stored in batch.messages if (lock := _readable(stored)) is not None]
         found = await self._store.find_many([lock.job_id for _, lock in held])
         for (stored, lock), entry in zip(held, found, strict=True):
             ended = entry.record.state.terminal if entry else is_older(stored.time, ORPHAN_SECONDS, clock)

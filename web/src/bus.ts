@@ -40,6 +40,12 @@ export interface Stored {
   data: Uint8Array;
 }
 
+/** What one read brought, and whether the stream held more at the end of it. */
+interface Batch {
+  messages: Stored[];
+  hasMore: boolean;
+}
+
 export type Query = Record<string, unknown>;
 
 /** What the bus refused or could not do, in words for people. */
@@ -129,25 +135,25 @@ export class Bus {
     return answer.headers?.code === 404 ? null : stored(answer);
   }
 
-  /** Every stored message that a query names, oldest first. */
+  /** Every message that the stream holds now and a query names, oldest first. */
   async *read(stream: string, query: Query): AsyncGenerator<Stored> {
     let next = query;
     for (;;) {
-      const found = await this.batch(stream, next);
-      yield* found;
-      const last = found.at(-1);
-      if (!last) return;
+      const { messages, hasMore } = await this.batch(stream, next);
+      yield* messages;
+      const last = messages.at(-1);
+      if (!last || !hasMore) return;
       next = { ...query, seq: last.seq + 1 };
     }
   }
 
   /** One direct get of many messages. */
-  batch(stream: string, query: Query): Promise<Stored[]> {
+  batch(stream: string, query: Query): Promise<Batch> {
     const subject = `${this.place.apiPrefix}.DIRECT.GET.${stream}`;
     const body = JSON.stringify({ batch: BATCH, max_bytes: BATCH_BYTES, ...query });
     const reply = createInbox(this.place.inboxPrefix || "_INBOX");
-    return new Promise<Stored[]>((resolve, reject) => {
-      const found: Stored[] = [];
+    return new Promise<Batch>((resolve, reject) => {
+      const messages: Stored[] = [];
       const settle = (done: () => void) => {
         clearTimeout(timer);
         this.pending.get(subject)?.delete(fail);
@@ -158,9 +164,9 @@ export class Bus {
       const subscription = this.nc.subscribe(reply, {
         callback: (error, message) => {
           if (error) fail(denied(reply));
-          else if (message.headers?.has("Nats-Sequence")) found.push(stored(message));
+          else if (message.headers?.has("Nats-Sequence")) messages.push(stored(message));
           else if (message.headers?.code === 503) fail(notProvisioned(stream));
-          else settle(() => resolve(found));
+          else settle(() => resolve({ messages, hasMore: message.headers?.get("Nats-Num-Pending") !== "0" }));
         },
       });
       const timer = setTimeout(() => fail(new BusError("BUS_TIMEOUT", `No answer from ${stream}.`)), ANSWER_MS);

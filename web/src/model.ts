@@ -204,16 +204,16 @@ export class Model {
     const states = await this.readConsumers();
     const loads = lanes.map(async (lane) => {
       const state = states.get(lane.consumer);
-      const [first] =
+      const found =
         state && state.num_pending + state.num_ack_pending > 0
           ? await this.bus.batch(contract.jobs, { next_by_subj: contract.lane(lane), seq: 1, batch: 1 })
-          : [];
+          : null;
       return {
         ...lane,
         waiting: state?.num_pending ?? 0,
         running: state?.num_ack_pending ?? 0,
         parked: state?.num_waiting ?? 0,
-        oldest: first?.time ?? null,
+        oldest: found?.messages[0]?.time ?? null,
       };
     });
     const read = await Promise.all(loads);
