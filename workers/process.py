@@ -176,7 +176,7 @@ class ToolRunner:
             # Tools that start at once would seal their image as often.
             async with self._sealing:
                 for each in pass_fds:
-                    await seal(each, self.scratch)
+                    await seal(each)
         self.commands.append(self.log.redactor.text(shlex.join(argv)))
         self.log.line(f"run: {self.commands[-1]}")
         return Child(

@@ -23,7 +23,7 @@ PROGRAM = "qemu-img"
 OnFraction = Callable[[float], None]
 
 METADATA_SECONDS = 120.0
-BRIEF = Allowance(limits=METADATA)
+BRIEF = Allowance(limits=METADATA, configured=False)
 _WITH_BACKING = frozenset({"qcow2", "vmdk"})
 _RANGE = "range.raw"
 _MAX_JSON = 4 * 1024 * 1024
@@ -286,7 +286,7 @@ class QemuImg:
                 on_output=on_output,
                 capture_limit=_MAX_JSON,
                 timeout=timeout,
-                allowance=Allowance(limits=limits),
+                allowance=Allowance(limits=limits, configured=False),
                 pass_fds=handed,
             )
         except OperationFailed as error:

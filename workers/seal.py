@@ -14,14 +14,13 @@ from typing import Final
 import anyio
 
 from h2kbus.errors import ErrorCode, OperationFailed
-from workers.child import Child, required_tool
-from workers.limits import METADATA
-from workers.sandbox import Allowance, command_line
+from workers.child import Child
+from workers.sandbox import mount_holder
 
 _SECONDS: Final = 30.0
 
 
-async def seal(descriptor: int, scratch: Path) -> None:
+async def seal(descriptor: int) -> None:
     """Exchange a file's descriptor for one of the same file on a mount that is read-only.
 
     What is no regular file, or is open for writing, stays as it is. The mount is that of a sandbox which
@@ -31,9 +30,7 @@ async def seal(descriptor: int, scratch: Path) -> None:
     if not _can_become_writable(descriptor):
         return
     path = _path_of(descriptor)
-    allowance = Allowance(limits=METADATA, readable=(path,))
-    argv = command_line([required_tool("cat")], allowance, sandbox=scratch)
-    with Child(argv, scratch, (), talks=True, sandboxed=True) as child:
+    with Child(mount_holder(path), Path("/"), (), talks=True, sandboxed=True) as child:
         try:
             await _answer(child, path)
             _exchange(descriptor, Path(f"/proc/{child.inside}/root{path}"), path)
