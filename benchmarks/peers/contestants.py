@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -93,12 +94,13 @@ async def _h2kbus(turn: Turn) -> Cost:
         return await pipeline_cost(fleet, turn.jobs)
 
 
-async def _bare(turn: Turn) -> Cost:
+async def _bare(turn: Turn, *, every_write: bool = False) -> Cost:
     async with running_fleet(sync_always=turn.durability.sync_always) as fleet:
-        await bare_rate(fleet.bus, fleet.settings, max(turn.jobs // 10, 1), SLOTS, 0)
+        loop = partial(bare_rate, fleet.bus, fleet.settings, every_write=every_write)
+        await loop(max(turn.jobs // 10, 1), SLOTS, 0)
         pids = [os.getpid(), fleet.processes["server"].pid]
         before = _cpu_seconds(pids)
-        rate = await bare_rate(fleet.bus, fleet.settings, turn.jobs, SLOTS, 1)
+        rate = await loop(turn.jobs, SLOTS, 1)
         return Cost(turn.jobs, turn.jobs / rate, _cpu_seconds(pids) - before)
 
 
@@ -124,12 +126,14 @@ def _on_nats(peer: Peer) -> Contestant:
 CONTESTANTS: Final[Mapping[str, Contestant]] = {
     "h2kbus": _h2kbus,
     "bare loop": _bare,
+    "bare loop of every write": partial(_bare, every_write=True),
     **{name: _on_redis(peer) for name, peer in ON_REDIS.items()},
     **{name: _on_nats(peer) for name, peer in ON_NATS.items()},
 }
 KEEPS: Final[Mapping[str, str]] = {
     "h2kbus": "results, states, events",
     "bare loop": "states",
+    "bare loop of every write": "states, events",
     **{name: peer.keeps for name, peer in PEERS.items()},
 }
 

@@ -46,7 +46,7 @@ def test_table_says_of_each_contestant_what_it_keeps() -> None:
 def test_unknown_contestant_is_refused_with_the_known_ones() -> None:
     done = bench("--only", "h2kbus,cron")
     assert done.returncode == 1
-    assert "'cron': choose of h2kbus, bare loop, arq" in done.stderr
+    assert "'cron': choose of h2kbus, bare loop, bare loop of every write, arq" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -65,4 +65,4 @@ def test_bus_and_bare_loop_need_no_environment_of_the_peers(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["contestants"]["h2kbus"]["ratio_to_bare"] > 0
-    assert [goal["beside"] for goal in told["goals"]] == ["the bare loop"]
+    assert [goal["beside"] for goal in told["goals"]] == ["the bare loop of four of the eight writes"]

@@ -36,6 +36,7 @@ async def test_pipeline_is_told_beside_the_bare_loop(once: None) -> None:
     told = await found(pipeline)
     assert told["jobs"] == told["synced"]["jobs"] == FEW
     assert told["ratio"] > 0
+    assert told["ratio_to_every_write"] > 0
 
 
 async def test_latency_is_told_for_a_start_a_word_and_a_stop_beside_what_is_wanted(once: None) -> None:
@@ -45,6 +46,7 @@ async def test_latency_is_told_for_a_start_a_word_and_a_stop_beside_what_is_want
         "submit_call_to_running": (3, 10),
         "submit_return_to_running": (None, None),
         "unsynced_submit_call_to_running": (3, 10),
+        "unsynced_submit_return_to_running": (None, None),
         "event_to_foreign_subscriber": (None, 5),
         "cancel_call_to_process_dead": (None, 500),
     }

@@ -61,6 +61,7 @@ async def measure(jobs: int | None = None) -> dict[str, Any]:
         "submit_call_to_running": figures([whole for whole, _ in starts], START),
         "submit_return_to_running": figures([rest for _, rest in starts]),
         "unsynced_submit_call_to_running": figures([whole for whole, _ in unsynced], START),
+        "unsynced_submit_return_to_running": figures([rest for _, rest in unsynced]),
         "event_to_foreign_subscriber": figures(words, WORD),
         "cancel_call_to_process_dead": figures(stops, STOP),
     }

@@ -50,15 +50,18 @@ async def measure(jobs: int | None = None) -> dict[str, Any]:
 
 async def _compare(fleet: Fleet, jobs: int) -> dict[str, Any]:
     await pipeline_seconds(fleet, max(jobs // 10, 1))
-    bare, whole = 0.0, 0.0
+    bare, every, whole = 0.0, 0.0, 0.0
     for run in range(ROUNDS):
         bare += jobs / await bare_rate(fleet.bus, fleet.settings, jobs, SLOTS, run)
+        every += jobs / await bare_rate(fleet.bus, fleet.settings, jobs, SLOTS, run, every_write=True)
         whole += await pipeline_seconds(fleet, jobs)
     wide = await bare_rate(fleet.bus, fleet.settings, jobs, WIDE, ROUNDS)
     return {
         "ratio": round(bare / whole, 3),
+        "ratio_to_every_write": round(every / whole, 3),
         "jobs_per_s": round(ROUNDS * jobs / whole),
         "bare_jobs_per_s": round(ROUNDS * jobs / bare),
+        "bare_every_write_jobs_per_s": round(ROUNDS * jobs / every),
         "bare_wide_jobs_per_s": round(wide),
         "jobs": ROUNDS * jobs,
     }
