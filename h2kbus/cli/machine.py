@@ -88,6 +88,7 @@ def bench(
         int | None, typer.Option(min=10, help="Jobs that a part runs, queues or keeps [each part's own].")
     ] = None,
     convert_size: Annotated[int, typer.Option(min=8, help="MiB of the disks that are converted.")] = 64,
+    convert_rounds: Annotated[int, typer.Option(min=1, help="Conversions of each kind.")] = 3,
 ) -> None:
     """Measure the bus, and print the ratios.
 
@@ -98,7 +99,7 @@ def bench(
     if only is not None and only not in PARTS:
         raise SettingsError(f"--only {only!r}: choose one of {', '.join(PARTS)}")
     parts = [only] if only else list(PARTS)
-    figures = run_async(partial(measure, convert_mib=convert_size), parts, jobs)
+    figures = run_async(partial(measure, conversions=(convert_size, convert_rounds)), parts, jobs)
     if context.obj.json:
         print_json(figures)
     else:

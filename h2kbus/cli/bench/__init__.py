@@ -22,11 +22,12 @@ PARTS: Final[Mapping[str, Callable[[int | None], Awaitable[dict[str, Any]]]]] = 
 """Each part takes how many jobs it is to run, queue or keep; without that it takes its own number."""
 
 
-async def measure(parts: Sequence[str], jobs: int | None = None, *, convert_mib: int) -> Figures:
-    """Run the parts one after the other; `convert_mib` is the size of the disks that are converted."""
+async def measure(parts: Sequence[str], jobs: int | None = None, *, conversions: tuple[int, int]) -> Figures:
+    """Run the parts one after the other; `conversions` are of disks of so many MiB, and so many of a kind."""
+    size_mib, rounds = conversions
     figures: Figures = {}
     runs: dict[str, Callable[[int | None], Awaitable[dict[str, Any]]]] = dict(PARTS)
-    runs["convert"] = partial(convert.measure, size_mib=convert_mib)
+    runs["convert"] = partial(convert.measure, size_mib=size_mib, rounds=rounds)
     for part in parts:
         say(f"measuring {part}")
         figures[part] = await runs[part](jobs)
