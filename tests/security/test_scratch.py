@@ -204,7 +204,8 @@ async def test_confined_tool_cannot_say_what_its_attempt_has_published(place: Pl
     source.write_text("only read")
     status = source.stat()
     name = {"target": str(source), "inode": status.st_ino, "mtime_ns": status.st_mtime_ns}
-    forged = {"names": [name, {**name, "target": str(place.out / "missing")}], "result": {}}
+    names = [name, {**name, "target": str(place.out / "missing")}]
+    forged = {"scratch": ".h2kbus-job-2", "names": names, "result": {}}
     said = f"rm -f publication.json; echo '{json.dumps(forged)}' > publication.json"
     with Destination(place.out).opened() as output, JobLog(Path(os.devnull)) as log:
         async with scratch_directory(output, "job", 2, lambda: True) as scratch:
