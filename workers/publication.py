@@ -223,7 +223,8 @@ def _undo(output: OpenDirectory, revoked: str) -> None:
 
 def _remove_staged(output: OpenDirectory, revoked: str) -> None:
     with contextlib.suppress(OSError, OperationFailed), _held(output, revoked) as scratch:
-        for each in os.scandir(scratch.inside):
+        # Directories last: what is in them may hold up what comes after, and it is files that get names.
+        for each in sorted(os.scandir(scratch.inside), key=lambda each: each.is_dir(follow_symlinks=False)):
             if each.name == MANIFEST:
                 continue
             if each.is_dir(follow_symlinks=False):

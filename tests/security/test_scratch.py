@@ -1,6 +1,7 @@
 """A tool that was taken over writes to its scratch directory; what it lays there leads its worker nowhere."""
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import pytest
 from h2kbus.errors import ErrorCode, OperationFailed
 from tests.security.roots import exchanging
 from tests.workers.conftest import lease_is_held
+from workers import scratch as scratch_files
 from workers.boot.firmware import Ovmf, prepare_ovmf
 from workers.boot.tap import ConsoleTap
 from workers.context import OperationResult
@@ -194,6 +196,23 @@ async def test_scratch_directory_is_removed_however_deep_and_closed_it_is(place:
             (scratch.inside / "closed").chmod(0)
             (scratch.inside / "away").symlink_to(place.elsewhere)
     assert [each.name for each in place.out.iterdir()] == [JOB]
+    place.require_untouched()
+
+
+async def test_directory_that_somebody_keeps_filling_does_not_hold_its_worker_for_ever(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed, numbers = scratch_files.names_in, itertools.count()
+
+    def after_more_was_made(directory: int) -> list[str]:
+        os.close(os.open(f"more-{next(numbers)}", os.O_WRONLY | os.O_CREAT, dir_fd=directory))
+        return listed(directory)
+
+    monkeypatch.setattr(scratch_files, "names_in", after_more_was_made)
+    monkeypatch.setattr(scratch_files, "REMOVAL_SECONDS", 0.1)
+    with Destination(place.out).opened() as output, pytest.raises(OperationFailed, match=r"within 0\.1 s"):
+        async with scratch_directory(output, "job", 1, lambda: True):
+            pass
     place.require_untouched()
 
 
