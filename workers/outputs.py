@@ -146,6 +146,7 @@ def _require_own(scratch: OpenDirectory) -> None:
     Sandboxes mount the file that is made for it read-only, so that it has to be there.
     """
     if os.fstat(scratch.descriptor).st_uid != owner_of_new(scratch, MANIFEST):
+        (scratch.inside / MANIFEST).unlink(missing_ok=True)
         message = f"{scratch.path} was exchanged while it was being made"
         raise OperationFailed(ErrorCode.OUTPUT_UNWRITABLE, message)
 

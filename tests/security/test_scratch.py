@@ -256,6 +256,23 @@ async def test_confined_tool_works_in_its_scratch_directory_or_nowhere(place: Pl
     place.require_untouched()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a directory away")
+async def test_nothing_is_left_in_a_directory_that_took_the_place_of_a_new_one(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir, stranger = os.mkdir, 65534
+
+    def exchanged(name: str, mode: int, *, dir_fd: int) -> None:
+        mkdir(name, mode, dir_fd=dir_fd)
+        os.chown(name, stranger, stranger, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "mkdir", exchanged)
+    with Destination(place.out).opened() as output, pytest.raises(OperationFailed, match="exchanged"):
+        async with scratch_directory(output, "job", 2, lambda: True):
+            pass
+    assert list((place.out / ".h2kbus-job-2").iterdir()) == []
+
+
 _TAKE = """
 import os, sys
 os.chdir(sys.argv[1])
