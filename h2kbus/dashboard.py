@@ -4,6 +4,7 @@ The files are read once, at the start. A request can name one of them and nothin
 path to escape from and no directory to list.
 """
 
+import contextlib
 import hashlib
 import http.server
 import ipaddress
@@ -29,6 +30,8 @@ LOOPBACK: Final = "127.0.0.1"
 POLL_SECONDS: Final = 0.1
 REQUEST_SECONDS: Final = 10.0
 """A browser that sends or takes nothing for this long is let go."""
+AT_ONCE: Final = 64
+"""Ten browsers with the six connections that each opens; more clients than this are refused."""
 
 _TYPES: Final = {
     "index.html": "text/html; charset=utf-8",
@@ -123,6 +126,7 @@ class PageServer(http.server.ThreadingHTTPServer):
     def __init__(self, host: str, port: int, page: PageSettings) -> None:
         self.files = static_files(page)
         self.policy = content_policy(page.websocket)
+        self._room = threading.BoundedSemaphore(AT_ONCE)
         try:
             super().__init__((host, port), _Request)
         except OSError as error:
@@ -133,13 +137,38 @@ class PageServer(http.server.ThreadingHTTPServer):
         host, port = self.server_address[:2]
         return f"http://{_address(str(host), port)}/"
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._room.acquire(blocking=False):
+            self._refuse(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:
+            # There is no thread for it.
+            self._room.release()
+            self._refuse(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
+
+    def _refuse(self, request: Any) -> None:
+        """Say so without waiting; what has been asked is taken, or else the answer would be lost with it."""
+        with contextlib.suppress(OSError):
+            request.settimeout(0)
+            request.sendall(_FULL)
+            request.recv(_TAKEN_BYTES)
+        self.shutdown_request(request)
+
     def handle_error(self, *where: Any) -> None:
         """A browser that went away is no news either."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(*where)
 
     def serve_until(self, stopped: threading.Event) -> None:
-        """Answer requests, each in a thread of its own, until told to stop."""
+        """Answer clients, each in a thread of its own, until told to stop."""
         while not stopped.is_set():
             self.handle_request()
 
@@ -192,6 +221,10 @@ class _Request(http.server.BaseHTTPRequestHandler):
         """Requests for static files are no news."""
 
 
+_TAKEN_BYTES: Final = 64 * 1024
+_FULL: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+)
 _HEADERS: Final[Mapping[str, str]] = {
     "Cache-Control": "no-cache",
     "Cross-Origin-Opener-Policy": "same-origin",

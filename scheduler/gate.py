@@ -7,11 +7,11 @@ submitter finds the reason under one key, which is written once a second at the 
 import datetime as dt
 import logging
 import time
-from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 import anyio
+import msgspec
 
 from h2kbus.connection import Connection
 from h2kbus.errors import BusError
@@ -32,6 +32,18 @@ REMEMBERED: Final = 50_000
 """How many submitters' rates are remembered; more names than that are of somebody who makes them up."""
 
 
+class _Word(msgspec.Struct):
+    """What one submitter was refused and told of, at moments of the monotonic clock.
+
+    `leaving` is set once it is known whether the word that is under way has come about.
+    """
+
+    refused: int = 0
+    last: float = 0.0
+    told: float = float("-inf")
+    leaving: anyio.Event | None = None
+
+
 class Gate:
     """The quotas of one fleet, as one scheduler holds them. Without any, nothing is counted."""
 
@@ -42,8 +54,7 @@ class Gate:
         self._quotas = Quotas()
         self._stocks = Stocks(store)
         self._allowances: dict[tuple[str, bool], Allowance] = {}
-        self._refused: Counter[str] = Counter()
-        self._told: dict[str, float] = {}
+        self._words: dict[str, _Word] = {}
 
     async def run(self) -> None:
         """Keep up with what operators set and what submitters have, until cancelled."""
@@ -56,6 +67,7 @@ class Gate:
 
     async def refresh(self) -> None:
         """Learn what has changed. Raises BusError."""
+        self._forget_the_idle(time.monotonic())
         quotas = await read_quotas(self._connection, self._topology)
         if not quotas.by_name:
             self._stocks.clear()
@@ -66,7 +78,6 @@ class Gate:
         else:
             await self._stocks.refresh()
         self._quotas = quotas
-        self._forget_the_idle(time.monotonic())
 
     def objection(self, submitter: str, verb: str, size: int, *, again: bool = False) -> str | None:
         """Why a command of so many bytes is refused, in words; None when it may be carried out.
@@ -92,24 +103,29 @@ class Gate:
 
     async def tell(self, submitter: str, reason: str) -> None:
         """Leave word of a refusal where its submitter looks. Raises BusError."""
-        self._refused[submitter] += 1
         now = time.monotonic()
-        if now - self._told.get(submitter, float("-inf")) < TELL_SECONDS:
-            return
-        refusal = Refusal(
-            reason=f"{submitter}: {reason}",
-            refused=self._refused[submitter],
-            by=self._name,
-            at=dt.datetime.now(dt.UTC),
-        )
+        word = self._words.setdefault(submitter, _Word())
+        word.refused += 1
+        word.last = now
+        while word.leaving is not None:
+            await word.leaving.wait()
         # Those that are refused meanwhile need no word of their own.
-        self._told[submitter] = now
+        if now - word.told < TELL_SECONDS:
+            return
+        leaving = word.leaving = anyio.Event()
         try:
-            await self._connection.publish(self._topology.refusal_subject(submitter), encode(refusal))
-        except BusError:
-            self._told.pop(submitter, None)
-            raise
+            await self._leave(submitter, reason, word.refused)
+            word.told = time.monotonic()
+        finally:
+            leaving.set()
+            word.leaving = None
         log.warning("commands of %s are refused: %s", submitter, reason)
+
+    async def _leave(self, submitter: str, reason: str, refused: int) -> None:
+        refusal = Refusal(
+            reason=f"{submitter}: {reason}", refused=refused, by=self._name, at=dt.datetime.now(dt.UTC)
+        )
+        await self._connection.publish(self._topology.refusal_subject(submitter), encode(refusal))
 
     def _too_fast(self, submitter: str, quota: Quota, *, cancels: bool) -> str | None:
         if quota.rate is None:
@@ -126,5 +142,5 @@ class Gate:
         idle = [key for key, allowance in self._allowances.items() if allowance.is_idle(now)]
         for key in idle:
             del self._allowances[key]
-        for name in [name for name, told in self._told.items() if now - told > RATE_SECONDS]:
-            del self._told[name], self._refused[name]
+        for name in [name for name, word in self._words.items() if now - word.last > RATE_SECONDS]:
+            del self._words[name]

@@ -18,7 +18,8 @@ MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 """A line longer than this is no answer; the program is hostile or broken."""
 
 _CHUNK: Final = 256 * 1024
-_WAITING_LINES: Final = 64
+_WAITING_LINES: Final = 0
+"""Beyond the line in hand: what nobody has asked for yet waits in the program, not here."""
 _LOGGED_BYTES: Final = 1024 * 1024
 
 

@@ -34,12 +34,12 @@ class Orders:
         self._topology = topology
         self._worker_id = worker_id
         self._on_order = on_order
+        self._subject = topology.order_subject(worker_id)
         self._joined: int | None = None
 
     async def run(self) -> None:
         """Follow them until cancelled."""
-        subject = self._topology.order_subject(self._worker_id)
-        subscription = await self._connection.listen(subject, self._on_message)
+        subscription = await self._connection.listen(self._subject, self._on_message)
         try:
             while True:
                 await anyio.sleep(HEARTBEAT_SECONDS)
@@ -64,6 +64,11 @@ class Orders:
         self._on_order(None if stale else order)
 
     def _on_message(self, message: Msg) -> None:
-        """Take the order from the message itself: it is heard before it is stored and can be read."""
+        """Take the order from the message itself: it is heard before it is stored and can be read.
+
+        A consumer can have the server deliver a message here that somebody said under another subject.
+        """
+        if message.subject != self._subject:
+            return
         with contextlib.suppress(InvalidMessage):
             self._on_order(decode(WorkerOrder, message.data) if message.data else None)

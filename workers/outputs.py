@@ -143,14 +143,21 @@ def _make_scratch(output: OpenDirectory, name: str) -> OpenDirectory:
 def _require_own(scratch: OpenDirectory) -> None:
     """Raise OUTPUT_UNWRITABLE for a directory that somebody has put in the place of the one just made.
 
-    Its owner is held against that of a file in it: on some filesystems nothing belongs to who has made it.
-    Sandboxes mount that file read-only, so that it has to be there.
+    Sandboxes mount the file that is made for it read-only, so that it has to be there.
     """
-    with fresh(scratch.inside / MANIFEST) as file:
-        owner = os.fstat(file.fileno()).st_uid
-    if os.fstat(scratch.descriptor).st_uid != owner:
+    if os.fstat(scratch.descriptor).st_uid != owner_of_new(scratch, MANIFEST):
+        (scratch.inside / MANIFEST).unlink(missing_ok=True)
         message = f"{scratch.path} was exchanged while it was being made"
         raise OperationFailed(ErrorCode.OUTPUT_UNWRITABLE, message)
+
+
+def owner_of_new(directory: OpenDirectory, name: str) -> int:
+    """Make a file of this name, and say whose it is: on some filesystems nothing belongs to who has made it.
+
+    Raises OSError.
+    """
+    with fresh(directory.inside / name) as file:
+        return os.fstat(file.fileno()).st_uid
 
 
 def remove_scratch(output: OpenDirectory, name: str) -> None:

@@ -35,6 +35,7 @@ from workers.outputs import (
     finish_file,
     open_directory,
     output_errors,
+    owner_of_new,
     place_file,
     remove_scratch,
     sync_directory,
@@ -45,6 +46,7 @@ from workers.site import Destination, OpenDirectory
 log = logging.getLogger("h2kbus.worker")
 
 _REVOKED: Final = ".revoked"
+_PROBE: Final = "owner"
 _MAX_MANIFEST_BYTES: Final = 16 << 20
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _REMOVAL_SECONDS: Final = 60.0
@@ -64,6 +66,9 @@ class _Name(msgspec.Struct, frozen=True):
 
 
 class _Manifest(msgspec.Struct, frozen=True):
+    """`scratch` is what the directory was called that it is in: a directory may be given another's name."""
+
+    scratch: str
     names: tuple[_Name, ...]
     result: OperationResult
 
@@ -132,7 +137,7 @@ def _prepare(scratch: OpenDirectory, files: Sequence[StagedFile], result: Operat
         names.append(_Name(str(each.target), status.st_ino, status.st_mtime_ns))
     manifest = scratch.inside / MANIFEST
     with output_errors(scratch.path / MANIFEST), fresh(manifest) as file:
-        file.write(msgspec.json.encode(_Manifest(tuple(names), result)))
+        file.write(msgspec.json.encode(_Manifest(scratch.path.name, tuple(names), result)))
         file.flush()
         os.fsync(file.fileno())
     sync_directory(scratch.inside)
@@ -218,7 +223,8 @@ def _undo(output: OpenDirectory, revoked: str) -> None:
 
 def _remove_staged(output: OpenDirectory, revoked: str) -> None:
     with contextlib.suppress(OSError, OperationFailed), _held(output, revoked) as scratch:
-        for each in os.scandir(scratch.inside):
+        # Directories last: what is in them may hold up what comes after, and it is files that get names.
+        for each in sorted(os.scandir(scratch.inside), key=lambda each: each.is_dir(follow_symlinks=False)):
             if each.name == MANIFEST:
                 continue
             if each.is_dir(follow_symlinks=False):
@@ -263,15 +269,28 @@ def _held(output: OpenDirectory, scratch: str) -> Iterator[OpenDirectory]:
 
 
 def _manifest(output: OpenDirectory, scratch: str) -> _Manifest | None:
-    """What the attempt was about to publish; None for one that did not come so far."""
+    """What the attempt was about to publish; None for one that did not come so far.
+
+    Others who may write to the output directory may say what they like there: that counts as none, too.
+    """
     with contextlib.suppress(OSError, InvalidMessage), _held(output, scratch) as directory:
-        return decode(_Manifest, _read_manifest(directory))
+        manifest = decode(_Manifest, _read_manifest(directory))
+        if manifest.scratch == scratch.removesuffix(_REVOKED):
+            return manifest
     return None
 
 
 def _read_manifest(scratch: OpenDirectory) -> bytes:
     with os.fdopen(os.open(MANIFEST, _READ, dir_fd=scratch.descriptor), "rb") as file:
+        found = [os.fstat(scratch.descriptor), os.fstat(file.fileno())]
+        if not stat.S_ISREG(found[1].st_mode) or not _are_own(scratch, {each.st_uid for each in found}):
+            log.warning("%s is not of this worker, so it is not believed", scratch.path / MANIFEST)
+            return b""
         return file.read(_MAX_MANIFEST_BYTES)
+
+
+def _are_own(scratch: OpenDirectory, owners: set[int]) -> bool:
+    return owners == {os.geteuid()} or owners == {owner_of_new(scratch, _PROBE)}
 
 
 def _stands(output: OpenDirectory, name: _Name) -> bool:

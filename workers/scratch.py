@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,9 @@ _MODE: Final = 0o640
 
 MANIFEST: Final = "publication.json"
 """What an attempt is about to publish. Workers believe it, so that tools get it read-only."""
+
+REMOVAL_SECONDS: Final = 300.0
+"""Files of terabytes take minutes to go; who keeps making more is not waited for."""
 
 
 def made(path: Path) -> IO[bytes]:
@@ -72,11 +76,18 @@ def names_in(directory: int) -> list[str]:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory with all that is in it, however deep that is nested. Raises OSError."""
+    """Remove a directory with all that is in it, however deep that is nested.
+
+    Raises OSError, TimeoutError for one that others fill for longer than `REMOVAL_SECONDS`.
+    """
     mark, numbers = secrets.token_hex(8), itertools.count()
+    until = time.monotonic() + REMOVAL_SECONDS
     with folder(path) as top:
         while found := names_in(top):
             for each in found:
+                if time.monotonic() > until:
+                    words = f"it was not empty within {REMOVAL_SECONDS:g} s"
+                    raise TimeoutError(errno.ETIMEDOUT, words, str(path))
                 _remove(top, each, (f"{mark}-{number}" for number in numbers))
     path.rmdir()
 

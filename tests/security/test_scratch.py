@@ -1,6 +1,7 @@
 """A tool that was taken over writes to its scratch directory; what it lays there leads its worker nowhere."""
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import pytest
 from h2kbus.errors import ErrorCode, OperationFailed
 from tests.security.roots import exchanging
 from tests.workers.conftest import lease_is_held
+from workers import scratch as scratch_files
 from workers.boot.firmware import Ovmf, prepare_ovmf
 from workers.boot.tap import ConsoleTap
 from workers.context import OperationResult
@@ -197,6 +199,23 @@ async def test_scratch_directory_is_removed_however_deep_and_closed_it_is(place:
     place.require_untouched()
 
 
+async def test_directory_that_somebody_keeps_filling_does_not_hold_its_worker_for_ever(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed, numbers = scratch_files.names_in, itertools.count()
+
+    def after_more_was_made(directory: int) -> list[str]:
+        os.close(os.open(f"more-{next(numbers)}", os.O_WRONLY | os.O_CREAT, dir_fd=directory))
+        return listed(directory)
+
+    monkeypatch.setattr(scratch_files, "names_in", after_more_was_made)
+    monkeypatch.setattr(scratch_files, "REMOVAL_SECONDS", 0.1)
+    with Destination(place.out).opened() as output, pytest.raises(OperationFailed, match=r"within 0\.1 s"):
+        async with scratch_directory(output, "job", 1, lambda: True):
+            pass
+    place.require_untouched()
+
+
 @pytest.mark.parametrize("confined", [True, False])
 async def test_confined_tool_cannot_say_what_its_attempt_has_published(place: Place, confined: bool) -> None:
     """It knows the source, which a worker that believes it would take for an output, and take back."""
@@ -204,7 +223,8 @@ async def test_confined_tool_cannot_say_what_its_attempt_has_published(place: Pl
     source.write_text("only read")
     status = source.stat()
     name = {"target": str(source), "inode": status.st_ino, "mtime_ns": status.st_mtime_ns}
-    forged = {"names": [name, {**name, "target": str(place.out / "missing")}], "result": {}}
+    names = [name, {**name, "target": str(place.out / "missing")}]
+    forged = {"scratch": ".h2kbus-job-2", "names": names, "result": {}}
     said = f"rm -f publication.json; echo '{json.dumps(forged)}' > publication.json"
     with Destination(place.out).opened() as output, JobLog(Path(os.devnull)) as log:
         async with scratch_directory(output, "job", 2, lambda: True) as scratch:
@@ -234,6 +254,23 @@ async def test_confined_tool_works_in_its_scratch_directory_or_nowhere(place: Pl
     assert not mounted_over.exists() or not mounted_over.stat().st_size
     mounted_over.unlink(missing_ok=True)
     place.require_untouched()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a directory away")
+async def test_nothing_is_left_in_a_directory_that_took_the_place_of_a_new_one(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir, stranger = os.mkdir, 65534
+
+    def exchanged(name: str, mode: int, *, dir_fd: int) -> None:
+        mkdir(name, mode, dir_fd=dir_fd)
+        os.chown(name, stranger, stranger, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "mkdir", exchanged)
+    with Destination(place.out).opened() as output, pytest.raises(OperationFailed, match="exchanged"):
+        async with scratch_directory(output, "job", 2, lambda: True):
+            pass
+    assert list((place.out / ".h2kbus-job-2").iterdir()) == []
 
 
 _TAKE = """

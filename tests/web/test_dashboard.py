@@ -6,6 +6,7 @@ import re
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from http import HTTPStatus
 from importlib import resources
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
+from h2kbus import dashboard
 from h2kbus.dashboard import PageServer, PageSettings, is_loopback, page_origins, sign_in_link, websocket_url
 from h2kbus.errors import SettingsError
 from h2kbus.settings import ConnectionSettings
@@ -162,23 +164,42 @@ def test_what_is_no_origin_is_refused(given: str) -> None:
         page_origins([given])
 
 
-def test_browsers_that_go_away_or_ask_for_no_address_are_no_news(capfd: pytest.CaptureFixture[str]) -> None:
+@contextlib.contextmanager
+def in_this_process() -> Iterator[PageServer]:
     page = PageSettings(websocket="ws://127.0.0.1:1", root="h2k.v1", submitter="tester")
     server, stopped = PageServer("127.0.0.1", 0, page), threading.Event()
     thread = threading.Thread(target=server.serve_until, args=(stopped,))
     thread.start()
-    where = ("127.0.0.1", server.server_port)
-    for _ in range(20):
+    try:
+        yield server
+    finally:
+        stopped.set()
+        thread.join()
+        server.server_close()
+
+
+def test_browsers_that_go_away_or_ask_for_no_address_are_no_news(capfd: pytest.CaptureFixture[str]) -> None:
+    with in_this_process() as server:
+        where = ("127.0.0.1", server.server_port)
+        for _ in range(20):
+            with socket.create_connection(where, 5) as client:
+                client.sendall(b"GET /app.js HTTP/1.1\r\n\r\n" * 20)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         with socket.create_connection(where, 5) as client:
-            client.sendall(b"GET /app.js HTTP/1.1\r\n\r\n" * 20)
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    with socket.create_connection(where, 5) as client:
-        client.sendall(b"GET http://[ HTTP/1.1\r\n\r\n")
-        assert client.recv(100).startswith(b"HTTP/1.1 404 ")
-    stopped.set()
-    thread.join()
-    server.server_close()
+            client.sendall(b"GET http://[ HTTP/1.1\r\n\r\n")
+            assert client.recv(100).startswith(b"HTTP/1.1 404 ")
     assert capfd.readouterr().err == ""
+
+
+def test_no_more_clients_than_there_is_room_for_are_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dashboard, "AT_ONCE", 2)
+    with in_this_process() as server:
+        where = ("127.0.0.1", server.server_port)
+        with socket.create_connection(where, 5), socket.create_connection(where, 5):
+            assert ask(server.address, "/").status == HTTPStatus.SERVICE_UNAVAILABLE
+        until = time.monotonic() + 10
+        while ask(server.address, "/").status != HTTPStatus.OK:
+            assert time.monotonic() < until
 
 
 def test_a_link_without_a_token_is_the_address() -> None:

@@ -115,6 +115,35 @@ async def test_adopter_that_dies_is_followed_by_another(tmp_path: Path) -> None:
     assert adopted.result == RESULT
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("planted", ["", "/publication.json"])
+async def test_publication_of_somebody_else_is_neither_adopted_nor_undone(
+    tmp_path: Path, planted: str
+) -> None:
+    """Whoever may write to the output directory may make a directory that is called like an attempt's."""
+    await published(tmp_path, 1, "a")
+    os.chown(f"{tmp_path}/.h2kbus-job-1{planted}", 65534, 65534)
+    assert await recover(Destination(tmp_path), "job", before=2) is None
+    assert (tmp_path / "a").exists()
+
+
+async def test_publication_of_another_job_is_not_adopted(tmp_path: Path) -> None:
+    """Who may write to the output directory may call an attempt's directory like another one's."""
+    await published(tmp_path, 1, "a")
+    (tmp_path / ".h2kbus-job-1").rename(tmp_path / ".h2kbus-other-1")
+    assert await recover(Destination(tmp_path), "other", before=2) is None
+    assert (tmp_path / "a").exists()
+
+
+async def test_publication_is_adopted_where_no_file_belongs_to_who_has_made_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it is on shares of some servers, which give each file one owner."""
+    await published(tmp_path, 1, "a")
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    assert await recover(Destination(tmp_path), "job", before=2) is not None
+
+
 async def test_half_a_publication_is_taken_back(tmp_path: Path) -> None:
     await published(tmp_path, 1, "a", "b")
     (tmp_path / "b").unlink()

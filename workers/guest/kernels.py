@@ -6,7 +6,8 @@ from typing import Final
 
 import msgspec
 
-from workers.guest.initramfs import module_name, modules_in
+from h2kbus.errors import ErrorCode, OperationFailed
+from workers.guest.initramfs import MAX_BYTES, module_name, modules_in
 from workers.guest.rescue import Rescue
 from workers.process import ToolRunner
 
@@ -40,7 +41,10 @@ class Kernel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 async def read_kernels(rescue: Rescue, tools: ToolRunner, drivers: Sequence[str]) -> list[Kernel]:
-    """The kernels in /boot, the newest last, each with what it holds of `drivers`."""
+    """The kernels in /boot, the newest last, each with what it holds of `drivers`.
+
+    Raises GUEST_UNSUPPORTED for an initramfs of more bytes than any real one.
+    """
     names = await rescue.names("/boot")
     found = []
     for name in names:
@@ -70,7 +74,7 @@ async def _kernel(
     built_in = await _built_in(rescue, modules) if modules else frozenset()
     inside: frozenset[str] | None = frozenset()
     if initramfs:
-        await rescue.download(f"/boot/{initramfs}", _COPY)
+        await _copy(rescue, f"/boot/{initramfs}")
         inside = await modules_in(tools.scratch / _COPY, tools)
     return Kernel(
         version=version,
@@ -79,6 +83,15 @@ async def _kernel(
         has_modules=modules is not None,
         drivers=None if inside is None else {each: each in inside | built_in for each in drivers},
     )
+
+
+async def _copy(rescue: Rescue, initramfs: str) -> None:
+    """Fetch an initramfs, which packed has no more bytes than it may unpack to."""
+    size = (await rescue.kind(initramfs)).size
+    if size > MAX_BYTES:
+        message = f"{initramfs} is of {size} bytes, and no initramfs has more than {MAX_BYTES}"
+        raise OperationFailed(ErrorCode.GUEST_UNSUPPORTED, message)
+    await rescue.download(initramfs, _COPY)
 
 
 async def _modules_directory(rescue: Rescue, version: str) -> str | None:

@@ -1,6 +1,7 @@
 """Attacks by users with valid keys, tried for real; where the door is open the same is seen to work."""
 
 import contextlib
+import datetime as dt
 import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -16,9 +17,12 @@ from h2kbus.errors import BusError, PermissionDenied, SubjectTaken
 from h2kbus.provision import ensure_consumer, provision
 from h2kbus.pull import PullInbox, PullRequest
 from h2kbus.settings import ConnectionSettings
+from subjects.codec import encode
 from subjects.commands import Verb
+from subjects.fleet import WorkerOrder
 from tests.security.access.conftest import TOPOLOGY, USERS, Guarded
 from tests.servers import start_server, wheel_server
+from workers.orders import Orders
 
 RECORDS = TOPOLOGY.bucket_stream(TOPOLOGY.jobs_bucket)
 READ = f"DIRECT.GET.{RECORDS}"
@@ -136,6 +140,36 @@ async def test_pull_does_not_carry_jobs_to_where_the_worker_may_not_write(
         await attacker.flush()
         await anyio.sleep(0.3)
     assert await read(admin, TOPOLOGY.commands_stream, target) is None
+
+
+async def test_worker_takes_no_order_that_a_scheduler_has_a_consumer_push(
+    guarded: Guarded, admin: Connection
+) -> None:
+    """Permissions hold a consumer's name and its filter, and not where its messages are to be delivered."""
+    name, jobs = TOPOLOGY.lane_consumer("default", "pushed", 5).durable_name, TOPOLOGY.jobs_stream
+    config = {
+        "durable_name": name,
+        "filter_subject": f"{TOPOLOGY.grammar.lane('default', 'pushed', 5)}.*",
+        "deliver_subject": TOPOLOGY.order_subject("w1"),
+        "ack_policy": "explicit",
+    }
+    taken: list[WorkerOrder | None] = []
+    async with (
+        guarded.connection("w1") as worker,
+        guarded.connection("s1") as attacker,
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(Orders(worker, TOPOLOGY, "w1", taken.append).run)
+        made = {"stream_name": jobs, "action": "create", "config": config}
+        await attacker.api(f"CONSUMER.CREATE.{jobs}.{name}.{config['filter_subject']}", made)
+        order = encode(WorkerOrder(order="drain", by="mallory", at=dt.datetime.now(dt.UTC)))
+        await attacker.publish(TOPOLOGY.grammar.job("default", "pushed", 5, "order"), order)
+        with anyio.fail_after(10):
+            while not (await admin.api(f"CONSUMER.INFO.{jobs}.{name}"))["delivered"]["consumer_seq"]:
+                await anyio.sleep(0.02)
+        await worker.flush()
+        group.cancel_scope.cancel()
+    assert taken == []
 
 
 WIPE = {"Nats-Rollup": "all"}

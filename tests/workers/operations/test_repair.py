@@ -13,7 +13,7 @@ import pytest
 
 from h2kbus.errors import ErrorCode, OperationFailed
 from tests.guests.build import MIB
-from tests.guests.small import disk, encrypted, filesystem, system
+from tests.guests.small import disk, encrypted, filesystem, system, tree
 from tests.workers.conftest import Bench
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -72,6 +72,14 @@ def unknown_distribution(place: Path) -> Path:
     return disk(place / "disk.raw", filesystem(place / "root", {**system("Plan"), **kernel}))
 
 
+def endless_initramfs(place: Path) -> Path:
+    """One byte more than any has, all of it a hole: it takes no room in the guest."""
+    kernel = {"/boot/vmlinuz-6.6.6": "", "/lib/modules/6.6.6/modules.dep": ""}
+    hole = tree(place / "root.tree", {"/boot/initrd.img-6.6.6": ""}) / "boot" / "initrd.img-6.6.6"
+    os.truncate(hole, 1024 * MIB + 1)
+    return disk(place / "disk.raw", filesystem(place / "root", {**system("Plan"), **kernel}))
+
+
 def empty(place: Path) -> Path:
     path = place / "disk.raw"
     path.touch()
@@ -87,6 +95,7 @@ BAD: list[tuple[str, Make, ErrorCode, str]] = [
     ("selinux_prep", encrypted_root, ErrorCode.GUEST_ENCRYPTED, "encrypted are /dev/vda1"),
     ("fs_repair", encrypted_root, ErrorCode.GUEST_ENCRYPTED, "encrypted is /dev/vda1"),
     ("initramfs_regenerate", unknown_distribution, ErrorCode.GUEST_UNSUPPORTED, "neither update-initramfs"),
+    ("initramfs_regenerate", endless_initramfs, ErrorCode.GUEST_UNSUPPORTED, "is of 1073741825 bytes"),
 ]
 
 
