@@ -70,6 +70,7 @@ class PullRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """The body of a pull, in JetStream's own terms; `expires` is in nanoseconds."""
 
     batch: int
+    max_bytes: int = 0
     expires: int = 0
     no_wait: bool = False
     group: str = ""
@@ -79,14 +80,16 @@ class PullRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 class Pull:
     """One pull that the server holds. It is over when its batch is full or when the server says so.
 
-    `failed` tells an unexpected end: the consumer is gone, or the server cannot serve it now. `denied` is
-    why, when this user may not pull from it.
+    `failed` tells an unexpected end: the consumer is gone, or the server cannot serve it now. `lapsed` says
+    that nobody told of its end, but its time has passed or the connection was lost. `denied` is why, when
+    this user may not pull from it.
     """
 
     def __init__(self, consumer: str, batch: int) -> None:
         self.consumer = consumer
         self.left = batch
         self.failed = False
+        self.lapsed = False
         self.denied: PermissionDenied | None = None
         self.over = False
         self._waiter: anyio.Event | None = None
@@ -149,7 +152,7 @@ class PullInbox:
         token = str(next(self._tokens))
         pull = self._pulls[token] = Pull(consumer, request.batch)
         self._by_consumer[consumer].append(pull)
-        asyncio.get_running_loop().call_later(request.expires / 1e9 + ANSWER_SECONDS, self._end, token)
+        asyncio.get_running_loop().call_later(request.expires / 1e9 + ANSWER_SECONDS, self._lapse, token)
         await self._connection.publish_unconfirmed(
             self._subject(consumer), msgspec.json.encode(request), f"{self._prefix}.{token}"
         )
@@ -182,7 +185,13 @@ class PullInbox:
                 self._drop(waiting[0])
         self._on_delivery(delivery)
 
-    def _end(self, token: str, status: str | None = "408") -> None:
+    def _lapse(self, token: str) -> None:
+        pull = self._pulls.get(token)
+        if pull is not None and not pull.over:
+            pull.lapsed = True
+            self._end(token, "408")
+
+    def _end(self, token: str, status: str | None) -> None:
         pull = self._pulls.pop(token, None)
         if pull is not None and not pull.over:
             pull.failed = status not in _EXPECTED_ENDS
@@ -196,7 +205,21 @@ class PullInbox:
     def _forget_all(self) -> None:
         """After a reconnection the server knows none of our pulls."""
         for token in list(self._pulls):
-            self._end(token)
+            self._lapse(token)
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a delivered message stands: its sequence in the stream, and how many come after it."""
+
+    sequence: int
+    pending: int
+
+
+def place_of(reply: str) -> Place:
+    """What the server says of a delivered message's place in its reply subject."""
+    parts = reply.split(".")
+    start = 2 if len(parts) == _SHORT_ACK else 4
+    return Place(int(parts[start + 3]), int(parts[start + 6]))
 
 
 def read_delivery(connection: Connection, message: Msg) -> Delivery:

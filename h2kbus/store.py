@@ -1,25 +1,20 @@
 """The jobs bucket: one record per job, written only by compare-and-set."""
 
 import datetime as dt
-import logging
 from collections.abc import AsyncIterator, Sequence
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 
 from h2kbus.answers import Stored
 from h2kbus.connection import Connection
-from h2kbus.errors import InvalidMessage, JobNotFound
+from h2kbus.errors import JobNotFound
 from subjects.codec import decode, encode
-from subjects.record import JobGlimpse, JobRecord
+from subjects.record import JobRecord
 from subjects.topology import Topology
-
-log = logging.getLogger("h2kbus")
 
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 READ_WINDOW: Final = 512
-
-T = TypeVar("T")
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -35,14 +30,6 @@ class Entry(msgspec.Struct, frozen=True):
     def is_older(self, seconds: float, clock: dt.datetime) -> bool:
         """Whether it was read and had been written longer ago than that, by the server's clock alone."""
         return bool(self.written) and is_older(self.written, seconds, clock)
-
-
-class Change(msgspec.Struct, frozen=True):
-    """A job as it was written at a revision; `written` is the server's time of that (RFC 3339)."""
-
-    glimpse: JobGlimpse
-    revision: int
-    written: str
 
 
 class JobStore:
@@ -99,18 +86,6 @@ class JobStore:
             if stored.data:
                 yield _entry(stored)
 
-    async def changes(self, after: int) -> AsyncIterator[Change]:
-        """The jobs that were written after that revision, each once, as it was written last."""
-        async for stored, glimpse in self.glimpses(JobGlimpse, after):
-            yield Change(glimpse, stored.seq, stored.time)
-
-    async def glimpses(self, kind: type[T], after: int) -> AsyncIterator[tuple[Stored, T]]:
-        """Like `changes`, for any part of the record."""
-        async for stored in self._connection.read(self._stream, after=after):
-            glimpse = _glimpse(kind, stored)
-            if glimpse is not None:
-                yield stored, glimpse
-
     async def server_time(self) -> dt.datetime:
         """The time by the server's clock: the only one that points in time are held against."""
         info = await self._connection.api(f"STREAM.INFO.{self._stream}")
@@ -121,15 +96,6 @@ class JobStore:
             self.topology.record_subject(record.job_id), encode(record), {_EXPECTED: str(expected)}
         )
         return Entry(record, revision)
-
-
-def _glimpse(kind: type[T], stored: Stored) -> T | None:
-    """None for what is no record: whoever put it there must not stop those who look after the others."""
-    try:
-        return decode(kind, stored.data) if stored.data else None
-    except InvalidMessage as error:
-        log.warning("%s is no job's record: %s", stored.subject, error)
-        return None
 
 
 def _entry(stored: Stored) -> Entry:

@@ -13,6 +13,7 @@ from typing import Final
 
 import anyio
 
+from h2kbus.changes import ChangeFeed
 from h2kbus.errors import BusError, ErrorCode, InvalidMessage, RevisionConflict
 from h2kbus.logs import bound
 from h2kbus.store import Entry
@@ -84,7 +85,7 @@ class Duties:
         self._observe = dispatch.telemetry.observe
         self._lease_seconds = dispatch.topology.lease_seconds
         self._fleet = fleet
-        self._live = LiveJobs(self._store)
+        self._live = LiveJobs(ChangeFeed(dispatch.connection, dispatch.topology))
         self._sweep = Sweep(dispatch, fleet, self._live.waiting)
         self._clock = dt.datetime.min.replace(tzinfo=dt.UTC)
         self._handlers: dict[Duty, Callable[[LiveJob], Awaitable[None]]] = {
@@ -109,8 +110,7 @@ class Duties:
 
     async def run_once(self) -> None:
         """One round. Raises BusError."""
-        if not await self._live.refresh():
-            return
+        await self._live.refresh()
         self._clock = clock = await self._store.server_time()
         now = time.monotonic()
         due: dict[Duty, list[LiveJob]] = {each: [] for each in Duty}

@@ -13,10 +13,10 @@ from typing import Final
 import anyio
 import msgspec
 
+from h2kbus.changes import ChangeFeed
 from h2kbus.connection import Connection
 from h2kbus.errors import BusError
 from h2kbus.quotas import Quotas, read_quotas
-from h2kbus.store import JobStore
 from scheduler.stock import Stocks
 from subjects.codec import encode
 from subjects.commands import Verb
@@ -47,12 +47,12 @@ class _Word(msgspec.Struct):
 class Gate:
     """The quotas of one fleet, as one scheduler holds them. Without any, nothing is counted."""
 
-    def __init__(self, connection: Connection, topology: Topology, store: JobStore, name: str) -> None:
+    def __init__(self, connection: Connection, topology: Topology, name: str) -> None:
         self._connection = connection
         self._topology = topology
         self._name = name
         self._quotas = Quotas()
-        self._stocks = Stocks(store)
+        self._stocks = Stocks(ChangeFeed(connection, topology))
         self._allowances: dict[tuple[str, bool], Allowance] = {}
         self._words: dict[str, _Word] = {}
 
@@ -71,11 +71,8 @@ class Gate:
         quotas = await read_quotas(self._connection, self._topology)
         if not quotas.by_name:
             self._stocks.clear()
-        elif not self._quotas.by_name:
-            # Quotas hold once everything has been counted that was there before them.
-            while not await self._stocks.refresh():
-                pass
         else:
+            # Quotas hold once everything has been counted that was there before them.
             await self._stocks.refresh()
         self._quotas = quotas
 

@@ -9,16 +9,14 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
-import anyio
-
+from h2kbus.answers import Stored
+from h2kbus.changes import ChangeFeed
 from h2kbus.errors import NotProvisioned
-from h2kbus.store import Change, JobStore, is_older
+from h2kbus.store import is_older
 from scheduler.waiting import Waiting
 from subjects.record import JobGlimpse
 from subjects.states import State
 
-REFRESH_SECONDS: Final = 1.0
-"""The longest that one refresh may read; what is left is read by the next."""
 REMEMBERED_ENDS: Final = 2000
 """How many jobs that have ended are remembered; a fleet that ends more in a lease forgets the oldest."""
 
@@ -32,17 +30,17 @@ class LiveJob:
 
     __slots__ = ("glimpse", "held_since", "revision", "since", "tried", "written")
 
-    def __init__(self, change: Change, now: float) -> None:
-        self.glimpse, self.revision, self.written = change.glimpse, change.revision, change.written
+    def __init__(self, glimpse: JobGlimpse, stored: Stored, now: float) -> None:
+        self.glimpse, self.revision, self.written = glimpse, stored.seq, stored.time
         self.since = self.held_since = now
         self.tried = 0.0
 
-    def renew(self, change: Change, now: float) -> None:
+    def renew(self, glimpse: JobGlimpse, stored: Stored, now: float) -> None:
         """The record has changed."""
-        before, after = self.glimpse.lease, change.glimpse.lease
+        before, after = self.glimpse.lease, glimpse.lease
         if before is None or after is None or before.token != after.token:
             self.held_since = now
-        self.glimpse, self.revision, self.written = change.glimpse, change.revision, change.written
+        self.glimpse, self.revision, self.written = glimpse, stored.seq, stored.time
         self.since = now
 
     def is_older(self, seconds: float, clock: dt.datetime) -> bool:
@@ -56,13 +54,12 @@ class LiveJobs:
     Gives those that somebody holds, that wait for their admission, or that have a deadline.
     """
 
-    def __init__(self, store: JobStore) -> None:
+    def __init__(self, feed: ChangeFeed) -> None:
         self.waiting = Waiting()
-        self._store = store
+        self._feed = feed
         self._jobs: dict[str, LiveJob] = {}
         self._ended: deque[tuple[str, float]] = deque(maxlen=REMEMBERED_ENDS)
         self._just_ended: deque[JobGlimpse] = deque(maxlen=REMEMBERED_ENDS)
-        self._after = 0
 
     def __iter__(self) -> Iterator[LiveJob]:
         return iter(list(self._jobs.values()))
@@ -70,21 +67,17 @@ class LiveJobs:
     def __len__(self) -> int:
         return len(self._jobs)
 
-    async def refresh(self) -> bool:
-        """Read the changes; false when there are more than fit: then nothing may be concluded yet."""
-        with anyio.move_on_after(REFRESH_SECONDS):
-            try:
-                async for change in self._store.changes(self._after):
-                    self._after = change.revision
-                    self._note(change)
-            except NotProvisioned:
-                # A bucket that was deleted comes back empty.
-                self._after = 0
-                self._jobs.clear()
-                self.waiting.clear()
-                raise
-            return True
-        return False
+    async def refresh(self) -> None:
+        """Read what has changed; before that nothing may be concluded. Raises BusError."""
+        try:
+            async for stored, glimpse in self._feed.read(JobGlimpse):
+                self._note(glimpse, stored)
+        except NotProvisioned:
+            # A bucket that was deleted comes back empty.
+            self._feed.start_anew()
+            self._jobs.clear()
+            self.waiting.clear()
+            raise
 
     def ended_before(self, moment: float, at_most: int) -> list[str]:
         """Jobs that were seen to have ended before a monotonic moment; each is given once."""
@@ -103,21 +96,21 @@ class LiveJobs:
         """The job is not as it was thought to be; should it live, its next change brings it back."""
         self._jobs.pop(job.glimpse.job_id, None)
 
-    def _note(self, change: Change) -> None:
-        job_id = change.glimpse.job_id
+    def _note(self, glimpse: JobGlimpse, stored: Stored) -> None:
+        job_id = glimpse.job_id
         now = time.monotonic()
-        if change.glimpse.state.terminal:
+        if glimpse.state.terminal:
             self._jobs.pop(job_id, None)
             self._ended.append((job_id, now))
-            self._just_ended.append(change.glimpse)
+            self._just_ended.append(glimpse)
             return
-        if change.glimpse.state in (State.QUEUED, State.RETRYING):
-            self.waiting.add(change.revision, now)
-            if change.glimpse.policy.deadline is None:
+        if glimpse.state in (State.QUEUED, State.RETRYING):
+            self.waiting.add(stored.seq, now)
+            if glimpse.policy.deadline is None:
                 self._jobs.pop(job_id, None)
                 return
         known = self._jobs.get(job_id)
         if known is None:
-            self._jobs[job_id] = LiveJob(change, now)
+            self._jobs[job_id] = LiveJob(glimpse, stored, now)
         else:
-            known.renew(change, now)
+            known.renew(glimpse, stored, now)

@@ -74,7 +74,7 @@ class Scheduler:
         locks = ImageLocks(connection, topology, store, catalog)
         admission = Admission(locks, Limits(connection, topology, store), fleet)
         self._lanes = LaneRegistry(connection, topology)
-        self._gate = Gate(connection, topology, store, name)
+        self._gate = Gate(connection, topology, name)
         self._intake = Intake(dispatch, self._lanes, admission, fleet, catalog, self._gate, own_name=own_name)
         self._duties = Duties(dispatch, admission, fleet)
         self._mending = Mending(connection, topology, self._lanes)

@@ -8,15 +8,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Final
 
-import anyio
-
+from h2kbus.changes import ChangeFeed
 from h2kbus.errors import NotProvisioned
-from h2kbus.store import JobStore
 from subjects.quota import Stock
 from subjects.record import JobRecord, OwnerGlimpse
 
-REFRESH_SECONDS: Final = 1.0
-"""The longest that one refresh may read; what is left is read by the next."""
 _HASH_BITS: Final = (1 << 60) - 1
 """Numbers of 60 bits take the least memory that tells a million jobs apart."""
 
@@ -24,35 +20,30 @@ _HASH_BITS: Final = (1 << 60) - 1
 class Stocks:
     """Counts jobs that have not ended, each once, by a hash of its id: some seventy bytes for each."""
 
-    def __init__(self, store: JobStore) -> None:
-        self._store = store
+    def __init__(self, feed: ChangeFeed) -> None:
+        self._feed = feed
         self._counted: set[int] = set()
         self._stocks: defaultdict[str, Stock] = defaultdict(Stock)
         self._coming: defaultdict[str, Stock] = defaultdict(Stock)
-        self._after = 0
 
     def of(self, submitter: str) -> Stock:
         """What has been counted, and what is being made."""
         there, coming = self._stocks.get(submitter) or Stock(), self._coming.get(submitter) or Stock()
         return Stock(there.jobs + coming.jobs, there.bytes + coming.bytes)
 
-    async def refresh(self) -> bool:
-        """Read what has changed; false when there is more than fits. Raises BusError."""
-        with anyio.move_on_after(REFRESH_SECONDS):
-            try:
-                async for stored, glimpse in self._store.glimpses(OwnerGlimpse, self._after):
-                    self._after = stored.seq
-                    self.note(glimpse)
-            except NotProvisioned:
-                # A bucket that was deleted comes back empty.
-                self.clear()
-                raise
-            return True
-        return False
+    async def refresh(self) -> None:
+        """Read what has changed. Raises BusError."""
+        try:
+            async for _, glimpse in self._feed.read(OwnerGlimpse):
+                self.note(glimpse)
+        except NotProvisioned:
+            # A bucket that was deleted comes back empty.
+            self.clear()
+            raise
 
     def clear(self) -> None:
         """Forget what was counted, to count anew."""
-        self._after = 0
+        self._feed.start_anew()
         self._counted.clear()
         self._stocks.clear()
 

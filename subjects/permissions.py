@@ -177,6 +177,9 @@ def _scheduler(topology: Topology, _name: str, _worker_id: str) -> Grants:
             f"$JS.ACK.{commands}.{commanding.durable_name}.>",
             f"$JS.API.CONSUMER.CREATE.{jobs}.*.{root}.jobs.*.*.*.*",
             f"$JS.API.CONSUMER.NAMES.{jobs}",
+            # It follows the records with a consumer of its own, whatever that is called.
+            f"$JS.API.CONSUMER.CREATE.{read(topology.jobs_bucket)}.*",
+            f"$JS.API.CONSUMER.MSG.NEXT.{read(topology.jobs_bucket)}.*",
             # Metrics tell how full each lane is, and how old its oldest job.
             f"$JS.API.CONSUMER.LIST.{jobs}",
             _read(jobs),

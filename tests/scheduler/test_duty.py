@@ -4,7 +4,7 @@ import datetime as dt
 
 import pytest
 
-from h2kbus.store import Change
+from h2kbus.answers import Stored
 from scheduler.duties import Duty, duty_of
 from scheduler.live import LiveJob
 from subjects.lease import Lease
@@ -21,8 +21,12 @@ def glimpse(state: State, *, lease: Lease | None = None, asked: bool = False, **
     return JobGlimpse("j1", state, lease=lease, deadline_exceeded=asked, spec=spec)
 
 
+def record(revision: int, written: dt.datetime = NOON) -> Stored:
+    return Stored("$KV.h2k_jobs.j1", revision, b"", written.isoformat())
+
+
 def live(job: JobGlimpse, written: dt.datetime = NOON) -> LiveJob:
-    return LiveJob(Change(job, 7, written.isoformat()), 1000.0)
+    return LiveJob(job, record(7, written), 1000.0)
 
 
 def due(job: JobGlimpse, *, after: float = 0.0, clock: dt.datetime = NOON) -> Duty | None:
@@ -40,7 +44,7 @@ def test_a_holder_is_lost_when_its_record_has_not_changed_for_most_of_a_lease(
 def test_a_holder_that_renews_and_does_not_end_is_overdue_after_its_time_and_a_lease() -> None:
     job = live(glimpse(State.PROGRESSING, lease=LEASE, timeout_seconds=100))
     again = glimpse(State.PROGRESSING, lease=LEASE, timeout_seconds=100)
-    job.renew(Change(again, 8, NOON.isoformat()), 1150.0)
+    job.renew(again, record(8), 1150.0)
     assert duty_of(job, now=1159.0, clock=NOON) is None
     assert duty_of(job, now=1161.0, clock=NOON) is Duty.OVERDUE
 
@@ -49,7 +53,7 @@ def test_another_claim_starts_the_time_anew() -> None:
     job = live(glimpse(State.RUNNING, lease=LEASE, timeout_seconds=100))
     other = Lease(worker_id="w2", token=9, seconds=60)
     again = glimpse(State.RUNNING, lease=other, timeout_seconds=100)
-    job.renew(Change(again, 9, NOON.isoformat()), 1150.0)
+    job.renew(again, record(9), 1150.0)
     assert duty_of(job, now=1200.0, clock=NOON) is None
 
 

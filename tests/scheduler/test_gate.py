@@ -20,7 +20,7 @@ async def gate(bus: Bus) -> Gate:
     """On a bus that takes no word of a refusal yet."""
     await provision(bus.connection, bus.topology)
     await bus.connection.api(f"STREAM.DELETE.{bus.topology.bucket_stream(bus.topology.locks_bucket)}")
-    return Gate(bus.connection, bus.topology, bus.store, "scheduler-1")
+    return Gate(bus.connection, bus.topology, "scheduler-1")
 
 
 async def refused(bus: Bus) -> int | None:

@@ -47,7 +47,7 @@ async def redelivered(connection: Connection, topology: Topology) -> AsyncIterat
         Admission(locks, Limits(connection, topology, store), fleet),
         fleet,
         catalog,
-        Gate(connection, topology, store, "scheduler-1"),
+        Gate(connection, topology, "scheduler-1"),
     )
     deliveries: list[Delivery] = []
     inbox = PullInbox(connection, topology.commands_stream, deliveries.append)
