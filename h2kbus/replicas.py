@@ -58,6 +58,9 @@ async def _of_consumers(connection: Connection, stream: Copies) -> AsyncIterator
         page = await connection.api(f"CONSUMER.LIST.{stream.stream}", {"offset": seen})
         for info in page.get("consumers") or []:
             seen += 1
+            if info["config"].get("mem_storage"):
+                # A scheduler's, which makes another one if this is lost.
+                continue
             # 0 stands for as many as the stream has.
             wanted = info["config"].get("num_replicas") or stream.wanted
             yield Copies(
