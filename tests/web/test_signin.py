@@ -2,6 +2,7 @@
 
 import base64
 import datetime as dt
+import time
 import json
 import os
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 
 from h2kbus.client import Bus
 from h2kbus.quotas import set_quota
+from scheduler.gate import PAUSE_SECONDS
 from subjects.quota import Quota
 from tests.conftest import Program, environment, read_ready
 from tests.servers import start_server, wheel_server
@@ -70,6 +72,8 @@ def test_one_who_may_not_submit_in_a_name_has_no_buttons_for_it(guarded: Guarded
 def test_a_submission_beyond_the_quota_is_refused_with_the_reason(guarded: Guarded, page: Page) -> None:
     quota = Quota(queued=0, by="root", at=dt.datetime.now(dt.UTC))
     guarded.do(lambda bus: set_quota(bus.connection, bus.topology, "alice", quota))
+    # Schedulers look for new quotas at this pace; on a busy machine the page would be faster.
+    time.sleep(3 * PAUSE_SECONDS)
     guarded.sign_in(page, "alice")
     fill_form(page, Operation="rehearse", Image="/x.raw", Output_directory="/out")
     expect(page.get_by_role("alert")).to_contain_text("Submit it again later", timeout=15_000)
