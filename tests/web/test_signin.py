@@ -2,9 +2,9 @@
 
 import base64
 import datetime as dt
-import time
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
