@@ -187,8 +187,8 @@ class PullInbox:
 
     def _lapse(self, token: str) -> None:
         pull = self._pulls.get(token)
-        if pull is not None and not pull.over:
-            pull.lapsed = True
+        if pull is not None:
+            pull.lapsed = not pull.over
             self._end(token, "408")
 
     def _end(self, token: str, status: str | None) -> None:

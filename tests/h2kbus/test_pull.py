@@ -1,6 +1,8 @@
 """Pulls end as they should, count what they bring, and leave nothing behind at the server."""
 
 import contextlib
+import gc
+import weakref
 from collections.abc import AsyncIterator, Callable
 
 import anyio
@@ -8,7 +10,7 @@ import pytest
 
 from h2kbus.connection import Connection, connect
 from h2kbus.provision import provision
-from h2kbus.pull import Delivery, Pull, PullInbox, PullRequest
+from h2kbus.pull import ANSWER_SECONDS, Delivery, Pull, PullInbox, PullRequest
 from subjects.commands import Verb
 from subjects.topology import SECOND, Topology
 from tests.h2kbus.conftest import OwnServer
@@ -91,6 +93,22 @@ async def test_pull_is_over_when_its_batch_is_full(
     await command(provisioned, topology, *"abcde")
     await finished(await puller.send(3, expires=LONG))
     assert ids(puller.deliveries) == ["a", "b", "c"]
+
+
+@pytest.mark.slow
+async def test_pulls_that_are_over_are_forgotten(
+    puller: Puller, provisioned: Connection, topology: Topology
+) -> None:
+    """A worker sends hundreds a second, for months."""
+    await command(provisioned, topology, "a")
+    full, empty = await puller.send(1, expires=SHORT), await puller.send(1, expires=SHORT)
+    for each in (full, empty):
+        await finished(each)
+    remembered = [weakref.ref(full), weakref.ref(empty)]
+    del full, empty, each
+    await anyio.sleep(SHORT / SECOND + ANSWER_SECONDS + 0.5)
+    gc.collect()
+    assert [each() for each in remembered] == [None, None]
 
 
 async def test_pull_waits_for_what_comes(puller: Puller, provisioned: Connection, topology: Topology) -> None:
