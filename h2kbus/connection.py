@@ -260,10 +260,13 @@ class Connection:
         with anyio.move_on_after(settings.connect_timeout_seconds):
 
             async def on_error(error: Exception) -> None:
-                errors.append(error)
                 self._take_error(error)
+                if not connecting:
+                    # Without a server it tries for hours, and each attempt would be remembered.
+                    return
+                errors.append(error)
                 # The client would try for ever; where nobody listens or all refuse us, that is clear now.
-                if connecting and is_hopeless(errors, len(settings.servers)):
+                if is_hopeless(errors, len(settings.servers)):
                     raise error
 
             try:
