@@ -98,8 +98,9 @@ async def test_letter_is_kept_while_another_message_waits_under_its_subject(bus:
     drain()
     command = f"{bus.grammar.root}.commands.tester.cancel.j1"
     # The letter is there a moment before the message that it is about has gone.
-    while await bus.connection.get_last(bus.topology.commands_stream, command) is not None:
-        await anyio.sleep(0.01)
+    with anyio.fail_after(10):
+        while await bus.connection.get_last(bus.topology.commands_stream, command) is not None:
+            await anyio.sleep(0.01)
     await bus.connection.publish(command, b"{}")
     with pytest.raises(DuplicateJob, match="another message waits"):
         await DeadLetters(bus).requeue(letter.number)

@@ -1,5 +1,6 @@
 """What goes wrong between us and the server has a name of ours, and comes within its deadline."""
 
+import gc
 from collections.abc import AsyncIterator, Callable
 
 import anyio
@@ -272,6 +273,18 @@ async def test_bus_that_goes_away_is_told_and_found_again_when_it_comes_back(
             await connection.publish(f"{topology.grammar.root}.tiny.a", b"during", timeout=0.3)
         server.start()
         assert await connection.publish(f"{topology.grammar.root}.tiny.b", b"after", timeout=20) > 0
+
+
+@pytest.mark.slow
+async def test_attempts_to_reach_a_server_that_is_gone_are_not_remembered(own_server: Start) -> None:
+    """A worker may be without one for hours, and tries several times a second."""
+    server = own_server()
+    async with connect(server.settings()):
+        server.kill()
+        await anyio.sleep(4)
+        gc.collect()
+        refused = [each for each in gc.get_objects() if isinstance(each, ConnectionRefusedError)]
+        assert len(refused) < 5
 
 
 async def test_request_under_way_ends_when_the_server_dies(own_server: Start) -> None:
