@@ -27,12 +27,13 @@ LEAST_PART_BYTES: Final = 32 << 20
 class ConversionFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What the choice depends on.
 
-    `divisible` says that the source may be read in parts, as every result may. `allocated_bytes` is what
-    the source's content takes on its disk at most. `compression` is how the target is compressed, if it
-    is. `cores` are those that the worker may use.
+    `packed` says that the source is a streamOptimized vmdk, and `divisible` that it may be read in parts, as
+    every result may. `allocated_bytes` is what the source's content takes on its disk at most.
+    `compression` is how the target is compressed, if it is. `cores` are those that the worker may use.
     """
 
     source: ImageFormat
+    packed: bool
     divisible: bool
     allocated_bytes: int
     target: ImageFormat
@@ -51,6 +52,9 @@ _IN_ORDER: Final = "in order: qemu's driver for {} is not proven to bear several
 _OUT_OF_ORDER: Final = "8 coroutines, out of order: qemu's driver for {} bears several writers"
 _PACKED: Final = "8 coroutines, out of order: clusters are compressed on several cores at once"
 _ZLIB: Final = f"{_PACKED}, by zlib as asked (zstd takes a quarter of the time, and qemu 5.1 to read it)"
+_UNPACKED: Final = Choice(
+    (), "in order: one thread unpacks the source, and is slower with several in its way"
+)
 
 _WRITING: Final[Mapping[tuple[ImageFormat, Compression | None], Choice]] = {
     ("raw", None): Choice(("-W",), _OUT_OF_ORDER.format("raw")),
@@ -67,6 +71,8 @@ _SLOW_TO_READ: Final = frozenset({"vmdk", "qcow2"})
 
 def choose_options(facts: ConversionFacts) -> Choice:
     """How to write the target."""
+    if facts.packed and facts.compression is None:
+        return _UNPACKED
     in_order = Choice((), _IN_ORDER.format(facts.target))
     return _WRITING.get((facts.target, facts.compression), in_order)
 

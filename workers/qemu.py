@@ -146,6 +146,12 @@ class ImageInfo(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     snapshots: list[Any] = []
     format_specific: dict[str, Any] = {}
 
+    @property
+    def packed(self) -> bool:
+        """Whether it is a streamOptimized vmdk, whose content is compressed."""
+        data = self.format_specific.get("data")
+        return isinstance(data, dict) and data.get("create-type") == "streamOptimized"
+
 
 class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
     """What `qemu-img check` found: `verdict` is clean, leaks, corrupt or unsupported."""

@@ -1,6 +1,7 @@
 """The image that an operation writes: made in the scratch directory, proven, and only then published."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from workers.outputs import StagedFile, intermediate_path, report_path, sync_fil
 from workers.qemu import CheckResult, Disk, ImageInfo, OnFraction, QemuImg
 from workers.scratch import made
 from workers.workplace import Workplace
+from workers.writeback import with_writeback
 
 _ROUNDING_BYTES = 16 << 20
 """No format rounds the size of a disk up by more than this."""
@@ -70,7 +72,7 @@ class ResultImage:
     def names(self) -> list[Path]:
         """Every name that the job is going to take."""
         output_path, job_id = self._job.output_path, self._job.job_id
-        image = [self.target] if self._job.spec.artifacts.store_fixed_image else []
+        image = [self.target] if self._kept else []
         evidence = _EVIDENCE if self._parameters.boot_test else ()
         kept = [intermediate_path(output_path, job_id, each) for each in evidence]
         return [*image, report_path(output_path, job_id), *kept]
@@ -78,7 +80,7 @@ class ResultImage:
     @property
     def staged(self) -> StagedFile | None:
         """What is published; nothing for a job that only wants the proof."""
-        if self._job.spec.artifacts.store_fixed_image:
+        if self._kept:
             return StagedFile(self.file, self.target)
         self._account.warnings.append("the image was proven and not kept, as store_fixed_image says")
         return None
@@ -93,14 +95,17 @@ class ResultImage:
         choice = choose_options(self._facts(source, known))
         self._place.log.line(f"convert: {choice.reason}")
         options = [*choice.options, *self._format_options()]
-        await self._qemu.convert(source, self.disk, options, self.progress(known.virtual_size))
+        advance = self.progress(known.virtual_size)
+        write = partial(self._qemu.convert, source, self.disk, options, advance)
+        await (with_writeback(self.file, write) if self._kept else write())
 
     async def learn(self) -> None:
         """Read the written image's header, as `info` says from then on."""
         self.info, self._account.kept["output-info.json"] = await self._qemu.info(self.disk)
 
     async def sync(self) -> None:
-        if self._job.spec.artifacts.store_fixed_image:
+        """Return when the image is on stable storage, if it is to be kept."""
+        if self._kept:
             await sync_file(self.file)
 
     async def check(self) -> CheckResult | None:
@@ -177,6 +182,7 @@ class ResultImage:
     def _facts(self, source: Disk, known: ImageInfo) -> ConversionFacts:
         return ConversionFacts(
             source=source.format,
+            packed=known.packed,
             divisible=source.divisible,
             allocated_bytes=min(known.actual_size, known.virtual_size),
             target=self.disk.format,
@@ -194,6 +200,10 @@ class ResultImage:
         if self.disk.format == "vhd":
             options += ["-o", "force_size=on"]
         return options
+
+    @property
+    def _kept(self) -> bool:
+        return self._job.spec.artifacts.store_fixed_image
 
     @property
     def _firmware(self) -> Firmware:

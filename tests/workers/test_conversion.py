@@ -10,7 +10,13 @@ MIB = 1 << 20
 GIB = 1 << 30
 
 FACTS = ConversionFacts(
-    source="vmdk", divisible=True, allocated_bytes=4 * GIB, target="qcow2", compression="zlib", cores=2
+    source="vmdk",
+    packed=False,
+    divisible=True,
+    allocated_bytes=4 * GIB,
+    target="qcow2",
+    compression="zlib",
+    cores=2,
 )
 
 
@@ -36,6 +42,12 @@ def test_only_proven_drivers_are_written_out_of_order(
     target: ImageFormat, compression: Compression | None, options: tuple[str, ...]
 ) -> None:
     assert choose_options(but(target=target, compression=compression)).options == options
+
+
+@pytest.mark.parametrize("target", ["raw", "qcow2"])
+def test_packed_source_is_read_in_order_unless_packing_the_result_takes_longer(target: ImageFormat) -> None:
+    assert choose_options(but(packed=True, target=target, compression=None)).options == ()
+    assert choose_options(but(packed=True)).options == ("-W",)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +76,10 @@ def test_comparison_is_divided_where_reading_is_slow_and_there_is_much_to_read(
     assert (found.parts, found.at_once) == (parts, at_once)
 
 
-@pytest.mark.parametrize("facts", [FACTS, but(cores=1), but(target="vdi"), but(divisible=False)])
+@pytest.mark.parametrize(
+    "facts",
+    [FACTS, but(cores=1), but(target="vdi"), but(divisible=False), but(packed=True, compression=None)],
+)
 def test_every_choice_says_why(facts: ConversionFacts) -> None:
     assert ": " in choose_options(facts).reason
     assert ": " in choose_comparison(facts).reason

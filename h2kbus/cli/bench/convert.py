@@ -31,12 +31,13 @@ class Source(msgspec.Struct, frozen=True):
     name: str
     format: ImageFormat
     options: tuple[str, ...] = ()
+    packed: bool = False
 
 
 SOURCES: Final = (
     Source("raw", "raw"),
     Source("vmdk-sparse", "vmdk"),
-    Source("vmdk-stream", "vmdk", ("-o", "subformat=streamOptimized")),
+    Source("vmdk-stream", "vmdk", ("-o", "subformat=streamOptimized"), packed=True),
     Source("vhdx", "vhdx"),
 )
 
@@ -98,6 +99,7 @@ async def _compare(
 def _chosen(source: Source, target: Target) -> tuple[str, ...]:
     facts = ConversionFacts(
         source=source.format,
+        packed=source.packed,
         divisible=True,
         allocated_bytes=0,
         target="qcow2",

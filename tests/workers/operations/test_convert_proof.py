@@ -16,6 +16,8 @@ from tests.workers.conftest import (
     qemu_img,
     same_content,
 )
+from workers import writeback
+from workers.writeback import begin_writeback
 
 pytestmark = pytest.mark.anyio
 
@@ -37,6 +39,34 @@ async def test_every_cell_of_the_matrix_is_sound_and_equal(
     await bench.run("convert", image, parameters={"compress": compress, "output_name": "result"})
     qemu_img("check", "-f", "qcow2", bench.out / "result")
     assert same_content(raw_disk, "raw", bench.out / "result", "qcow2")
+
+
+@pytest.mark.parametrize(("source", "in_order"), [("vmdk", False), ("vmdk-stream", True)])
+async def test_source_that_has_to_be_unpacked_is_read_in_order(
+    bench: Bench, raw_disk: Path, tmp_path: Path, source: str, in_order: bool
+) -> None:
+    driver, options = MATRIX[source]
+    image = convert_to(raw_disk, tmp_path / "disk.vmdk", driver, *options)
+    await bench.run("convert", image, actions=("convert",), parameters={"compress": False})
+    (converted,) = [each for each in bench.read_report()["commands"] if "convert" in each]
+    assert ("-W" not in shlex.split(converted)) is in_order
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_result_goes_to_the_disk_while_it_is_written_if_it_is_to_be_kept(
+    bench: Bench, raw_disk: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    begun = []
+
+    def begin(descriptor: int) -> bool:
+        begun.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        return begin_writeback(descriptor)
+
+    monkeypatch.setattr(writeback, "INTERVAL_SECONDS", 0.001)
+    monkeypatch.setattr(writeback, "begin_writeback", begin)
+    await bench.run("convert", raw_disk, parameters={"compress": True}, artifacts={"store_fixed_image": kept})
+    assert bool(begun) is kept
+    assert all(each.parent.parent == bench.out for each in begun)
 
 
 def verbs(bench: Bench) -> list[str]:

@@ -1,0 +1,147 @@
+"""A tool's file is on its way to the disk while the tool still writes it."""
+
+import ctypes
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import anyio
+import pytest
+
+from h2kbus.errors import ErrorCode, OperationFailed
+from workers import writeback
+from workers.writeback import begin_writeback, with_writeback
+
+pytestmark = pytest.mark.anyio
+
+MIB: Final = 1 << 20
+_CACHESTAT: Final = 451
+
+
+class _Range(ctypes.Structure):
+    _fields_ = (("offset", ctypes.c_uint64), ("length", ctypes.c_uint64))
+
+
+class _Counts(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_uint64) for name in ("cached", "dirty", "writing", "gone", "lately"))
+
+
+def dirty_pages(path: Path) -> int:
+    """Pages of the file that nobody has begun to write out, as the kernel counts them (cachestat, 6.5)."""
+    counts, everything = _Counts(), _Range(0, 0)
+    with path.open("rb") as file:
+        call = ctypes.CDLL(None, use_errno=True).syscall
+        failed = call(_CACHESTAT, file.fileno(), ctypes.byref(everything), ctypes.byref(counts), 0)
+    if failed:
+        pytest.skip(f"this kernel does not count a file's pages: {os.strerror(ctypes.get_errno())}")
+    return int(counts.dirty)
+
+
+async def none_dirty(path: Path) -> None:
+    with anyio.fail_after(10):
+        while dirty_pages(path):
+            await anyio.sleep(0.01)
+
+
+async def test_what_was_written_goes_to_the_disk_before_the_tool_has_ended(tmp_path: Path) -> None:
+    file = tmp_path / "output"
+
+    async def tool() -> None:
+        await anyio.sleep(0.05)
+        for _ in range(2):
+            with file.open("ab") as output:
+                output.write(os.urandom(4 * MIB))
+            await none_dirty(file)
+
+    await with_writeback(file, tool)
+    assert file.stat().st_size == 8 * MIB
+
+
+async def test_tool_that_writes_nothing_is_waited_for(tmp_path: Path) -> None:
+    done = []
+
+    async def tool() -> None:
+        await anyio.sleep(0.05)
+        done.append(True)
+
+    await with_writeback(tmp_path / "output", tool)
+    assert done
+
+
+async def test_failure_of_the_tool_is_the_failure(tmp_path: Path) -> None:
+    async def tool() -> None:
+        (tmp_path / "output").write_bytes(b"half")
+        await anyio.sleep(0.05)
+        raise OperationFailed(ErrorCode.NO_SPACE, "the disk is full")
+
+    with pytest.raises(OperationFailed, match="the disk is full"):
+        await with_writeback(tmp_path / "output", tool)
+
+
+async def test_cancelling_ends_both(tmp_path: Path) -> None:
+    (tmp_path / "output").write_bytes(b"some")
+    with anyio.move_on_after(0.1) as scope:
+        await with_writeback(tmp_path / "output", anyio.sleep_forever)
+    assert scope.cancelled_caught
+
+
+async def test_link_in_the_place_of_the_file_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_bytes(b"secret")
+    (tmp_path / "output").symlink_to("victim")
+    with anyio.fail_after(10), pytest.raises(OperationFailed, match="not what belongs there"):
+        await with_writeback(tmp_path / "output", anyio.sleep_forever)
+
+
+def saying(number: int) -> Callable[[int], bool]:
+    def refused(_: int) -> bool:
+        raise OSError(number, os.strerror(number))
+
+    return refused
+
+
+async def test_disk_that_does_not_take_it_fails_the_job_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "output").write_bytes(b"some")
+    monkeypatch.setattr(writeback, "begin_writeback", saying(errno.ENOSPC))
+    with anyio.fail_after(10), pytest.raises(OperationFailed) as caught:
+        await with_writeback(tmp_path / "output", anyio.sleep_forever)
+    assert caught.value.error_code is ErrorCode.NO_SPACE
+
+
+async def test_where_it_cannot_be_done_it_is_not_done_and_nothing_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "output").write_bytes(b"some")
+    asked = []
+
+    def impossible(descriptor: int) -> bool:
+        asked.append(descriptor)
+        return False
+
+    monkeypatch.setattr(writeback, "begin_writeback", impossible)
+
+    async def tool() -> None:
+        await anyio.sleep(5 * writeback.INTERVAL_SECONDS)
+
+    await with_writeback(tmp_path / "output", tool)
+    assert len(asked) == 1
+
+
+def test_what_has_no_pages_cannot_be_written_out() -> None:
+    reading, writing = os.pipe()
+    try:
+        assert not begin_writeback(writing)
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def test_closed_file_is_an_error() -> None:
+    reading, writing = os.pipe()
+    os.close(writing)
+    os.close(reading)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        begin_writeback(writing)
