@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 import anyio
+import anyio.lowlevel
 import msgspec
 from anyio.abc import TaskStatus
 from nats.aio.msg import Msg
@@ -206,6 +207,8 @@ class Worker:
         subject = self._topology.grammar.progress(lease.job_id)
         try:
             await self._connection.publish_unconfirmed(subject, encode(event))
+            # It would stay unsent for as long as the attempt begins with work of its own.
+            await anyio.lowlevel.checkpoint()
         except BusError as error:
             log.warning("job %s: its start was not told: %s", lease.job_id, error)
 
