@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import anyio
-import nats
 import pytest
 from nats.aio.msg import Msg
 
 from h2kbus.client import Bus
+from h2kbus.connection import connect
 from h2kbus.settings import ConnectionSettings
 from scheduler.duties import LONGEST_PAUSE_SECONDS
 from subjects.states import State
@@ -51,7 +51,7 @@ class Tap:
         self.largest: Counter[str] = Counter()
         self.looked_up: list[str] = []
 
-    async def hear(self, message: Msg) -> None:
+    def hear(self, message: Msg) -> None:
         kind = self._kind(message)
         self.counted[kind] += 1
         self.largest[kind] = max(self.largest[kind], len(message.data))
@@ -80,13 +80,9 @@ class Tap:
 async def tapped(settings: ConnectionSettings, topology: Topology) -> AsyncIterator[Tap]:
     """Hears what the server passes on; the server's own acknowledgements of a tap are not part of it."""
     tap = Tap(topology)
-    client = await nats.connect(settings.url, token=settings.token)
-    try:
-        await client.subscribe(">", cb=tap.hear)
-        await client.flush()
+    async with connect(settings) as connection:
+        await connection.listen(">", tap.hear)
         yield tap
-    finally:
-        await client.close()
 
 
 async def run(bus: Bus, jobs: int, tap: Tap) -> None:

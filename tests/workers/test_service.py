@@ -3,11 +3,11 @@
 import threading
 
 import anyio
-import nats
 import pytest
 from nats.aio.msg import Msg
 
 from h2kbus.client import Bus
+from h2kbus.connection import connect
 from h2kbus.settings import ConnectionSettings
 from subjects.codec import decode
 from subjects.events import ProgressEvent
@@ -24,17 +24,15 @@ def listen_for_a_start(
 ) -> None:
     """In a thread of its own, which goes on while the worker's is kept busy."""
 
-    async def on_message(message: Msg) -> None:
+    def on_message(message: Msg) -> None:
         if decode(ProgressEvent, message.data).state is State.RUNNING:
             heard.set()
 
     async def listen() -> None:
-        client = await nats.connect(settings.url)
-        await client.subscribe(bus.grammar.progress_of_all(), cb=on_message)
-        await client.flush()
-        ready.set()
-        await anyio.to_thread.run_sync(heard.wait, 10)
-        await client.close()
+        async with connect(settings) as connection:
+            await connection.listen(bus.grammar.progress_of_all(), on_message)
+            ready.set()
+            await anyio.to_thread.run_sync(heard.wait, 10)
 
     anyio.run(listen)
 
