@@ -110,9 +110,9 @@ async def keep_evidence(output: OpenDirectory, files: Sequence[StagedFile]) -> f
 async def sync_file(path: Path) -> None:
     """Return when a file that a tool has made is on stable storage, not only in the page cache.
 
-    Raises TOOL_FAILED if it is none.
+    Cancelling it does not wait for a disk that hangs. Raises TOOL_FAILED if it is none.
     """
-    await anyio.to_thread.run_sync(_sync_file, path)
+    await anyio.to_thread.run_sync(_sync_file, path, abandon_on_cancel=True)
 
 
 @contextmanager

@@ -79,7 +79,8 @@ def _opened(path: Path) -> IO[bytes] | None:
 async def _write_out(file: IO[bytes], ended: anyio.Event) -> None:
     possible = True
     while possible and not await _is_over(ended):
-        possible = await anyio.to_thread.run_sync(begin_writeback, file.fileno())
+        # A disk that hangs must not keep an attempt from ending.
+        possible = await anyio.to_thread.run_sync(begin_writeback, file.fileno(), abandon_on_cancel=True)
 
 
 async def _is_over(ended: anyio.Event) -> bool:

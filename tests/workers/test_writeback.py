@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -85,6 +86,28 @@ async def test_cancelling_ends_both(tmp_path: Path) -> None:
     with anyio.move_on_after(0.1) as scope:
         await with_writeback(tmp_path / "output", anyio.sleep_forever)
     assert scope.cancelled_caught
+
+
+async def test_disk_that_hangs_does_not_keep_an_attempt_from_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "output").write_bytes(b"some")
+    hanging, over = threading.Event(), threading.Event()
+
+    def hang(_: int) -> bool:
+        hanging.set()
+        return over.wait(30)
+
+    monkeypatch.setattr(writeback, "begin_writeback", hang)
+    try:
+        with anyio.fail_after(10), anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as group:
+                group.start_soon(with_writeback, tmp_path / "output", anyio.sleep_forever)
+                await anyio.to_thread.run_sync(hanging.wait, 10)
+                scope.cancel()
+        assert hanging.is_set()
+    finally:
+        over.set()
 
 
 async def test_link_in_the_place_of_the_file_is_not_followed(tmp_path: Path) -> None:
