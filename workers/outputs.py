@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import IO
 
 import anyio
 import msgspec
@@ -80,7 +81,8 @@ async def scratch_directory(
         os.close(scratch.descriptor)
         if not is_needed():
             with anyio.move_on_after(_REMOVAL_SECONDS, shield=True):
-                await anyio.to_thread.run_sync(remove_scratch, output, name)
+                # Its name is this attempt's alone: whoever removes it later harms nobody.
+                await anyio.to_thread.run_sync(remove_scratch, output, name, abandon_on_cancel=True)
 
 
 def require_free(output: OpenDirectory, *targets: Path) -> None:
@@ -112,7 +114,10 @@ async def sync_file(path: Path) -> None:
 
     Cancelling it does not wait for a disk that hangs. Raises TOOL_FAILED if it is none.
     """
-    await anyio.to_thread.run_sync(_sync_file, path, abandon_on_cancel=True)
+    with output_errors(path):
+        # Opened here: who is not waited for must not look up the path of a directory that is gone.
+        file = made(path)
+        await anyio.to_thread.run_sync(_sync, file, abandon_on_cancel=True)
 
 
 @contextmanager
@@ -179,8 +184,8 @@ def finish_file(path: Path) -> os.stat_result:
         return os.fstat(file.fileno())
 
 
-def _sync_file(path: Path) -> None:
-    with output_errors(path), made(path) as file:
+def _sync(file: IO[bytes]) -> None:
+    with file:
         os.fsync(file.fileno())
 
 

@@ -5,8 +5,6 @@ from typing import Any
 
 import anyio
 
-from h2kbus.errors import OperationFailed
-
 Step = Callable[[], Awaitable[Any]]
 
 
@@ -16,12 +14,12 @@ async def side_by_side(*steps: Step) -> list[Any]:
     The first that fails cancels the others, and its failure is raised: never a group of them.
     """
     found: list[Any] = [None] * len(steps)
-    failures: list[OperationFailed] = []
+    failures: list[Exception] = []
 
     async def run(place: int, step: Step) -> None:
         try:
             found[place] = await step()
-        except OperationFailed as failure:
+        except Exception as failure:  # noqa: BLE001 - it is raised below, alone
             failures.append(failure)
             group.cancel_scope.cancel()
 

@@ -5,33 +5,28 @@ The kernel begins by itself only after 30 seconds, or with a tenth of the memory
 """
 
 import ctypes
-import errno
-import os
 from functools import partial
 from pathlib import Path
 from typing import IO, Final
 
 import anyio
 
-from workers.outputs import output_errors
 from workers.scratch import made
 from workers.side_by_side import Step, side_by_side
 
 INTERVAL_SECONDS: Final = 0.02
-"""More often gave nothing; with 0.05 s a quarter of the gain was lost (docs/performance-conversion.md)."""
+"""With 0.05 s half of the gain is lost, with 0.1 s all of it (docs/performance-conversion.md)."""
 
 _SYNC_FILE_RANGE_WRITE: Final = 2
 _TO_THE_END: Final = 0
-_WITHOUT: Final = frozenset({errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.ESPIPE})
-"""What a kernel, a container's filter or a filesystem says that does not have the call."""
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
 async def with_writeback(path: Path, write: Step) -> None:
     """Run `write` to its end, and meanwhile have the kernel write out what is in the file at `path`.
 
     The file may come later. It still has to be synced: this hastens, and promises nothing. Raises what
-    `write` raises, TOOL_FAILED if something else than a file is there, and the code of an output's error
-    if the disk does not take it.
+    `write` raises, and TOOL_FAILED if something else than a file is there.
     """
     ended = anyio.Event()
 
@@ -44,43 +39,38 @@ async def with_writeback(path: Path, write: Step) -> None:
     await side_by_side(writing, partial(_hasten, path, ended))
 
 
-def begin_writeback(descriptor: int) -> bool:
+def begin_writeback(file: IO[bytes]) -> bool:
     """Have all dirty pages of a file sent to its disk, without waiting for them; sync_file_range(2).
 
-    Says whether that can be done here at all. Raises OSError if the disk does not take them.
+    False where that is not possible: the kernel, a container's filter or the filesystem does not have the
+    call, or the disk does not take the pages, as the sync at the end will say.
     """
-    call = ctypes.CDLL(None, use_errno=True).sync_file_range
     whole = (ctypes.c_int64(0), ctypes.c_int64(_TO_THE_END))
-    if call(ctypes.c_int(descriptor), *whole, ctypes.c_uint(_SYNC_FILE_RANGE_WRITE)) == 0:
-        return True
-    number = ctypes.get_errno()
-    if number in _WITHOUT:
-        return False
-    raise OSError(number, os.strerror(number))
+    flags = ctypes.c_uint(_SYNC_FILE_RANGE_WRITE)
+    return bool(_LIBC.sync_file_range(ctypes.c_int(file.fileno()), *whole, flags) == 0)
 
 
 async def _hasten(path: Path, ended: anyio.Event) -> None:
-    with output_errors(path):
-        while not await _is_over(ended):
-            file = _opened(path)
-            if file is not None:
-                with file:
-                    await _write_out(file, ended)
-                return
+    while not await _is_over(ended):
+        # A disk that hangs must hold up neither the loop nor the end of an attempt.
+        file = await anyio.to_thread.run_sync(_opened, path, abandon_on_cancel=True)
+        if file is not None:
+            with file:
+                await _write_out(file, ended)
+            return
 
 
 def _opened(path: Path) -> IO[bytes] | None:
     try:
         return made(path)
-    except FileNotFoundError:
+    except OSError:
         return None
 
 
 async def _write_out(file: IO[bytes], ended: anyio.Event) -> None:
     possible = True
     while possible and not await _is_over(ended):
-        # A disk that hangs must not keep an attempt from ending.
-        possible = await anyio.to_thread.run_sync(begin_writeback, file.fileno(), abandon_on_cancel=True)
+        possible = await anyio.to_thread.run_sync(begin_writeback, file, abandon_on_cancel=True)
 
 
 async def _is_over(ended: anyio.Event) -> bool:

@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ from workers.process import ToolRunner
 from workers.publication import clear_away, publish
 from workers.qemu import Disk, QemuImg
 from workers.site import Destination
+from workers.writeback import with_writeback
 
 pytestmark = pytest.mark.anyio
 
@@ -100,6 +102,10 @@ async def sync_it(place: Place) -> None:
     await sync_file(place.scratch / "output")
 
 
+async def write_it_out(place: Place) -> None:
+    await with_writeback(place.scratch / "output", partial(anyio.sleep, 0.2))
+
+
 async def read_a_range(place: Place) -> None:
     """With a qemu-img that has laid its trap instead of writing."""
 
@@ -140,6 +146,7 @@ STEPS: Final[list[tuple[str, Callable[[Place], Awaitable[None]]]]] = [
     ("publication.json", publish_beside),
     ("output", keep_it),
     ("output", sync_it),
+    ("output", write_it_out),
     ("range.raw", read_a_range),
     ("console.log", tap),
     ("uefi-variables.fd", copy_variables),

@@ -1,12 +1,15 @@
 import contextlib
 import os
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import anyio
 import pytest
 
 from h2kbus.errors import ErrorCode, OperationFailed
-from workers.outputs import open_output, require_free, scratch_directory
+from workers import outputs
+from workers.outputs import open_output, require_free, scratch_directory, sync_file
 from workers.site import Destination, OpenDirectory
 
 pytestmark = pytest.mark.anyio
@@ -58,3 +61,47 @@ async def test_directory_that_refuses_us_is_unwritable(tmp_path: Path) -> None:
         if os.getuid() == 0:
             os.seteuid(0)
     assert caught.value.error_code is ErrorCode.OUTPUT_UNWRITABLE
+
+
+class Hanging:
+    """A disk that does not answer until it is let go."""
+
+    def __init__(self) -> None:
+        self.reached, self._over = threading.Event(), threading.Event()
+
+    def __call__(self, *_: object) -> None:
+        self.reached.set()
+        self._over.wait(30)
+
+    def let_go(self) -> None:
+        self._over.set()
+
+
+@pytest.fixture
+def hanging() -> Iterator[Hanging]:
+    disk = Hanging()
+    yield disk
+    disk.let_go()
+
+
+async def test_cancelled_sync_does_not_wait_for_a_disk_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hanging: Hanging
+) -> None:
+    (tmp_path / "output").touch()
+    monkeypatch.setattr(os, "fsync", hanging)
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            group.start_soon(sync_file, tmp_path / "output")
+            assert await anyio.to_thread.run_sync(hanging.reached.wait, 10)
+            group.cancel_scope.cancel()
+
+
+async def test_removal_does_not_wait_for_a_disk_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hanging: Hanging
+) -> None:
+    monkeypatch.setattr(outputs, "_REMOVAL_SECONDS", 0.1)
+    monkeypatch.setattr(outputs, "remove_scratch", hanging)
+    with anyio.fail_after(10):
+        async with scratch_in(tmp_path / "out"):
+            pass
+    assert hanging.reached.is_set()

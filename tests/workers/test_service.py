@@ -1,6 +1,7 @@
 """What a worker says of a job while it has it."""
 
 import threading
+from typing import Final
 
 import anyio
 import pytest
@@ -17,6 +18,9 @@ from tests.rehearse import Rehearse
 from workers.context import JobContext, OperationResult
 
 pytestmark = pytest.mark.anyio
+
+LOOPS: Final = ("asyncio", ("asyncio", {"use_uvloop": True}))
+"""A worker runs on uvloop."""
 
 
 def listen_for_a_start(
@@ -37,6 +41,7 @@ def listen_for_a_start(
     anyio.run(listen)
 
 
+@pytest.mark.parametrize("anyio_backend", LOOPS, ids=["asyncio", "uvloop"], scope="session")
 async def test_start_is_told_before_an_operation_that_keeps_its_worker_busy(
     settings: ConnectionSettings, bus: Bus, running: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,7 +53,7 @@ async def test_start_is_told_before_an_operation_that_keeps_its_worker_busy(
     monkeypatch.setattr(Rehearse, "run", busy)
     async with anyio.create_task_group() as group:
         group.start_soon(anyio.to_thread.run_sync, listen_for_a_start, settings, bus, ready, heard)
-        await anyio.to_thread.run_sync(ready.wait, 10)
+        assert await anyio.to_thread.run_sync(ready.wait, 10)
         record = await bus.result(await bus.submit(rehearsal()))
         heard.set()
     assert record.result is not None

@@ -1,7 +1,7 @@
 import anyio
 import pytest
 
-from h2kbus.errors import ErrorCode, OperationFailed
+from h2kbus.errors import AttemptStopped, ErrorCode, OperationFailed
 from workers.side_by_side import side_by_side
 
 pytestmark = pytest.mark.anyio
@@ -28,6 +28,17 @@ async def test_results_come_in_the_order_of_the_steps() -> None:
 async def test_failure_cancels_the_other_steps() -> None:
     with anyio.fail_after(10), pytest.raises(OperationFailed):
         await side_by_side(anyio.sleep_forever, failing)
+
+
+@pytest.mark.parametrize(
+    "failure", [AttemptStopped(ErrorCode.CANCELLED, "it was cancelled"), ZeroDivisionError("a defect")]
+)
+async def test_failure_of_any_kind_is_raised_alone(failure: Exception) -> None:
+    async def fail() -> None:
+        raise failure
+
+    with pytest.raises(type(failure)):
+        await side_by_side(anyio.sleep_forever, fail)
 
 
 async def test_two_failures_are_raised_as_one() -> None:
