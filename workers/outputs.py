@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -14,6 +15,8 @@ import msgspec
 from h2kbus.errors import ErrorCode, OperationFailed
 from workers.scratch import MANIFEST, fresh, made, remove_tree
 from workers.site import Destination, OpenDirectory
+
+log = logging.getLogger("h2kbus.worker")
 
 _FILE_MODE = 0o640
 SCRATCH_PREFIX = ".h2kbus-"
@@ -166,9 +169,13 @@ def owner_of_new(directory: OpenDirectory, name: str) -> int:
 
 
 def remove_scratch(output: OpenDirectory, name: str) -> None:
-    """Remove an attempt's directory as far as that is possible."""
-    with contextlib.suppress(OSError, OperationFailed):
+    """Remove an attempt's directory, or say why it stays."""
+    try:
         remove_tree(output.inside / name)
+    except FileNotFoundError:
+        return
+    except (OSError, OperationFailed) as error:
+        log.warning("%s stays, and can be removed by hand: %s", output.path / name, error)
 
 
 def open_directory(parent: OpenDirectory, name: str) -> OpenDirectory:

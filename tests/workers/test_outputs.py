@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import os
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -61,6 +62,18 @@ async def test_directory_that_refuses_us_is_unwritable(tmp_path: Path) -> None:
         if os.getuid() == 0:
             os.seteuid(0)
     assert caught.value.error_code is ErrorCode.OUTPUT_UNWRITABLE
+
+
+async def test_scratch_directory_that_cannot_be_removed_is_named_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def busy(path: Path) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+
+    monkeypatch.setattr(outputs, "remove_tree", busy)
+    async with scratch_in(tmp_path / "out"):
+        pass
+    assert f"{tmp_path / 'out' / '.h2kbus-job-1'} stays" in caplog.text
 
 
 class Hanging:
