@@ -29,8 +29,8 @@ class ConversionFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     `packed` says that the source, or what it is a layer of, is a streamOptimized vmdk, and `divisible` that
     it may be read in parts, as every result may. `allocated_bytes` is what the source's content takes on
-    its disk at most.
-    `compression` is how the target is compressed, if it is. `cores` are those that the worker may use.
+    its disk at most. `compression` is how the target is compressed, if it is. `cores` are those that the
+    worker may use.
     """
 
     source: ImageFormat

@@ -19,7 +19,7 @@ INTERVAL_SECONDS: Final = 0.02
 
 _SYNC_FILE_RANGE_WRITE: Final = 2
 _TO_THE_END: Final = 0
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_LIBC: Final = ctypes.CDLL(None)
 
 
 async def with_writeback(path: Path, write: Step) -> None:
