@@ -51,9 +51,9 @@ class Choice(msgspec.Struct, frozen=True):
 
 _IN_ORDER: Final = "in order: qemu's driver for {} is not proven to bear several writers"
 _OUT_OF_ORDER: Final = "8 coroutines, out of order: qemu's driver for {} bears several writers"
-_PACKED: Final = "8 coroutines, out of order: clusters are compressed on several cores at once"
-_ZLIB: Final = f"{_PACKED}, by zlib as asked (zstd takes a quarter of the time, and qemu 5.1 to read it)"
-_UNPACKED: Final = Choice(
+_PACKING: Final = "8 coroutines, out of order: clusters are compressed on several cores at once"
+_ZLIB: Final = f"{_PACKING}, by zlib as asked (zstd takes a quarter of the time, and qemu 5.1 to read it)"
+_UNPACKING: Final = Choice(
     (), "in order: one thread unpacks the source, and is slower with several in its way"
 )
 
@@ -61,7 +61,7 @@ _WRITING: Final[Mapping[tuple[ImageFormat, Compression | None], Choice]] = {
     ("raw", None): Choice(("-W",), _OUT_OF_ORDER.format("raw")),
     ("qcow2", None): Choice(("-W",), _OUT_OF_ORDER.format("qcow2")),
     ("qcow2", "zlib"): Choice(("-W",), _ZLIB),
-    ("qcow2", "zstd"): Choice(("-W",), _PACKED),
+    ("qcow2", "zstd"): Choice(("-W",), _PACKING),
 }
 """By the target's format and compression. Out of order, qemu's driver for vdi (7.2) was seen
 to leave a header that counts blocks twice; vmdk, vhd and vhdx gained nothing that would be worth a try."""
@@ -73,7 +73,7 @@ _SLOW_TO_READ: Final = frozenset({"vmdk", "qcow2"})
 def choose_options(facts: ConversionFacts) -> Choice:
     """How to write the target."""
     if facts.packed and facts.compression is None:
-        return _UNPACKED
+        return _UNPACKING
     in_order = Choice((), _IN_ORDER.format(facts.target))
     return _WRITING.get((facts.target, facts.compression), in_order)
 

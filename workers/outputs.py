@@ -118,8 +118,8 @@ async def sync_file(path: Path) -> None:
     Cancelling it does not wait for a disk that hangs. Raises TOOL_FAILED if it is none.
     """
     with output_errors(path):
-        # Opened here: who is not waited for must not look up the path of a directory that is gone.
-        file = made(path)
+        # Opened first: who is not waited for must not sync what has come to the path meanwhile.
+        file = await anyio.to_thread.run_sync(made, path, abandon_on_cancel=True)
         await anyio.to_thread.run_sync(_sync, file, abandon_on_cancel=True)
 
 

@@ -5,7 +5,6 @@ The kernel begins by itself only after 30 seconds, or with a tenth of the memory
 """
 
 import ctypes
-from functools import partial
 from pathlib import Path
 from typing import IO, Final
 
@@ -28,15 +27,19 @@ async def with_writeback(path: Path, write: Step) -> None:
     The file may come later. It still has to be synced: this hastens, and promises nothing. Raises what
     `write` raises, and TOOL_FAILED if something else than a file is there.
     """
-    ended = anyio.Event()
+    hastening = anyio.CancelScope()
 
     async def writing() -> None:
         try:
             await write()
         finally:
-            ended.set()
+            hastening.cancel()
 
-    await side_by_side(writing, partial(_hasten, path, ended))
+    async def hasten() -> None:
+        with hastening:
+            await _hasten(path)
+
+    await side_by_side(writing, hasten)
 
 
 def begin_writeback(file: IO[bytes]) -> bool:
@@ -50,30 +53,22 @@ def begin_writeback(file: IO[bytes]) -> bool:
     return bool(_LIBC.sync_file_range(ctypes.c_int(file.fileno()), *whole, flags) == 0)
 
 
-async def _hasten(path: Path, ended: anyio.Event) -> None:
-    while not await _is_over(ended):
-        # A disk that hangs must hold up neither the loop nor the end of an attempt.
+async def _hasten(path: Path) -> None:
+    """Until cancelled, which waits for no call: a disk that hangs holds up nobody."""
+    file = None
+    while file is None:
+        await anyio.sleep(INTERVAL_SECONDS)
         file = await anyio.to_thread.run_sync(_opened, path, abandon_on_cancel=True)
-        if file is not None:
-            with file:
-                await _write_out(file, ended)
-            return
+    with file:
+        possible = True
+        while possible:
+            await anyio.sleep(INTERVAL_SECONDS)
+            possible = await anyio.to_thread.run_sync(begin_writeback, file, abandon_on_cancel=True)
 
 
 def _opened(path: Path) -> IO[bytes] | None:
+    """None while it cannot be opened: it is not there yet, or the sync will say why."""
     try:
         return made(path)
     except OSError:
         return None
-
-
-async def _write_out(file: IO[bytes], ended: anyio.Event) -> None:
-    possible = True
-    while possible and not await _is_over(ended):
-        possible = await anyio.to_thread.run_sync(begin_writeback, file, abandon_on_cancel=True)
-
-
-async def _is_over(ended: anyio.Event) -> bool:
-    with anyio.move_on_after(INTERVAL_SECONDS):
-        await ended.wait()
-    return ended.is_set()

@@ -5,11 +5,13 @@ import contextlib
 import os
 import struct
 import subprocess
+import threading
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import anyio
 import msgspec
 import pytest
 
@@ -136,6 +138,31 @@ class RecordingReport:
 
 async def lease_is_held() -> None:
     """The guard of an attempt whose lease is fine."""
+
+
+class Hanging:
+    """A disk that does not answer until it is let go."""
+
+    def __init__(self) -> None:
+        self.reached, self._over = threading.Event(), threading.Event()
+
+    async def is_reached(self) -> None:
+        """Wait until somebody waits for it."""
+        assert await anyio.to_thread.run_sync(self.reached.wait, 10)
+
+    def __call__(self, *_: object) -> bool:
+        self.reached.set()
+        return self._over.wait(30)
+
+    def let_go(self) -> None:
+        self._over.set()
+
+
+@pytest.fixture
+def hanging() -> Iterator[Hanging]:
+    disk = Hanging()
+    yield disk
+    disk.let_go()
 
 
 class Bench:

@@ -1,14 +1,14 @@
 import contextlib
 import errno
 import os
-import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
 import pytest
 
 from h2kbus.errors import ErrorCode, OperationFailed
+from tests.workers.conftest import Hanging
 from workers import outputs
 from workers.outputs import open_output, require_free, scratch_directory, sync_file
 from workers.site import Destination, OpenDirectory
@@ -76,27 +76,6 @@ async def test_scratch_directory_that_cannot_be_removed_is_named_in_the_log(
     assert f"{tmp_path / 'out' / '.h2kbus-job-1'} stays" in caplog.text
 
 
-class Hanging:
-    """A disk that does not answer until it is let go."""
-
-    def __init__(self) -> None:
-        self.reached, self._over = threading.Event(), threading.Event()
-
-    def __call__(self, *_: object) -> None:
-        self.reached.set()
-        self._over.wait(30)
-
-    def let_go(self) -> None:
-        self._over.set()
-
-
-@pytest.fixture
-def hanging() -> Iterator[Hanging]:
-    disk = Hanging()
-    yield disk
-    disk.let_go()
-
-
 async def test_cancelled_sync_does_not_wait_for_a_disk_that_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hanging: Hanging
 ) -> None:
@@ -105,7 +84,7 @@ async def test_cancelled_sync_does_not_wait_for_a_disk_that_hangs(
     with anyio.fail_after(10):
         async with anyio.create_task_group() as group:
             group.start_soon(sync_file, tmp_path / "output")
-            assert await anyio.to_thread.run_sync(hanging.reached.wait, 10)
+            await hanging.is_reached()
             group.cancel_scope.cancel()
 
 
