@@ -7,7 +7,6 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import IO
 
 import anyio
 import msgspec
@@ -118,9 +117,7 @@ async def sync_file(path: Path) -> None:
     Cancelling it does not wait for a disk that hangs. Raises TOOL_FAILED if it is none.
     """
     with output_errors(path):
-        # Opened first: who is not waited for must not sync what has come to the path meanwhile.
-        file = await anyio.to_thread.run_sync(made, path, abandon_on_cancel=True)
-        await anyio.to_thread.run_sync(_sync, file, abandon_on_cancel=True)
+        await anyio.to_thread.run_sync(_sync, path, abandon_on_cancel=True)
 
 
 @contextmanager
@@ -191,8 +188,9 @@ def finish_file(path: Path) -> os.stat_result:
         return os.fstat(file.fileno())
 
 
-def _sync(file: IO[bytes]) -> None:
-    with file:
+def _sync(path: Path) -> None:
+    """Opened by the thread that closes it: nobody else may be there any more to do so."""
+    with made(path) as file:
         os.fsync(file.fileno())
 
 

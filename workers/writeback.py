@@ -55,20 +55,17 @@ def begin_writeback(file: IO[bytes]) -> bool:
 
 async def _hasten(path: Path) -> None:
     """Until cancelled, which waits for no call: a disk that hangs holds up nobody."""
-    file = None
-    while file is None:
+    possible = True
+    while possible:
         await anyio.sleep(INTERVAL_SECONDS)
-        file = await anyio.to_thread.run_sync(_opened, path, abandon_on_cancel=True)
-    with file:
-        possible = True
-        while possible:
-            await anyio.sleep(INTERVAL_SECONDS)
-            possible = await anyio.to_thread.run_sync(begin_writeback, file, abandon_on_cancel=True)
+        possible = await anyio.to_thread.run_sync(_begin, path, abandon_on_cancel=True)
 
 
-def _opened(path: Path) -> IO[bytes] | None:
-    """None while it cannot be opened: it is not there yet, or the sync will say why."""
+def _begin(path: Path) -> bool:
+    """Opened for each call, by the thread that closes it: nobody else may be there any more to do so."""
     try:
-        return made(path)
+        file = made(path)
     except OSError:
-        return None
+        return True  # It is not there yet, or the sync will say why.
+    with file:
+        return begin_writeback(file)

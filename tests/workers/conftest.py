@@ -9,7 +9,7 @@ import threading
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import anyio
 import msgspec
@@ -24,6 +24,7 @@ from workers.context import JobContext, OperationResult
 from workers.operations import load_runner
 from workers.outputs import StagedFile
 from workers.publication import Publication, publish
+from workers.scratch import made
 from workers.site import ANYWHERE
 from workers.workplace import Workplace, open_workplace
 
@@ -163,6 +164,25 @@ def hanging() -> Iterator[Hanging]:
     disk = Hanging()
     yield disk
     disk.let_go()
+
+
+class SlowOpening:
+    """Opens files when the disk is let go, for somebody who may be gone by then."""
+
+    def __init__(self, disk: Hanging) -> None:
+        self._disk, self._opened = disk, list[IO[bytes]]()
+
+    def __call__(self, path: Path) -> IO[bytes]:
+        self._disk()
+        self._opened.append(made(path))
+        return self._opened[-1]
+
+    async def closed_afterwards(self) -> None:
+        """Let it open what it was asked for, and wait until that is closed."""
+        self._disk.let_go()
+        with anyio.fail_after(10):
+            while not self._opened or not all(file.closed for file in self._opened):
+                await anyio.sleep(0.01)
 
 
 class Bench:

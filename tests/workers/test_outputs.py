@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from h2kbus.errors import ErrorCode, OperationFailed
-from tests.workers.conftest import Hanging
+from tests.workers.conftest import Hanging, SlowOpening
 from workers import outputs
 from workers.outputs import open_output, require_free, scratch_directory, sync_file
 from workers.site import Destination, OpenDirectory
@@ -86,6 +86,19 @@ async def test_cancelled_sync_does_not_wait_for_a_disk_that_hangs(
             group.start_soon(sync_file, tmp_path / "output")
             await hanging.is_reached()
             group.cancel_scope.cancel()
+
+
+async def test_sync_that_was_cancelled_while_it_opened_the_file_leaves_none_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hanging: Hanging
+) -> None:
+    (tmp_path / "output").touch()
+    opening = SlowOpening(hanging)
+    monkeypatch.setattr(outputs, "made", opening)
+    async with anyio.create_task_group() as group:
+        group.start_soon(sync_file, tmp_path / "output")
+        await hanging.is_reached()
+        group.cancel_scope.cancel()
+    await opening.closed_afterwards()
 
 
 async def test_removal_does_not_wait_for_a_disk_that_hangs(

@@ -11,7 +11,7 @@ import anyio.from_thread
 import pytest
 
 from h2kbus.errors import ErrorCode, OperationFailed
-from tests.workers.conftest import Hanging
+from tests.workers.conftest import Hanging, SlowOpening
 from workers import writeback
 from workers.writeback import begin_writeback, with_writeback
 
@@ -108,6 +108,17 @@ async def test_tool_that_has_ended_is_not_held_up_by_a_disk_that_hangs(
     monkeypatch.setattr(writeback, "begin_writeback", hanging)
     with anyio.fail_after(10):
         await with_writeback(tmp_path / "output", hanging.is_reached)
+
+
+async def test_tool_that_ends_while_its_file_is_opened_leaves_none_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hanging: Hanging
+) -> None:
+    (tmp_path / "output").write_bytes(b"some")
+    opening = SlowOpening(hanging)
+    monkeypatch.setattr(writeback, "made", opening)
+    with anyio.fail_after(10):
+        await with_writeback(tmp_path / "output", hanging.is_reached)
+    await opening.closed_afterwards()
 
 
 async def test_link_in_the_place_of_the_file_is_not_followed(tmp_path: Path) -> None:
