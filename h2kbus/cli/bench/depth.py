@@ -4,15 +4,18 @@ The queue is kept as deep as it is: what was executed is submitted anew, so that
 submitted, admitted and executed while that many waited.
 """
 
+import contextlib
 import os
 import statistics
 import time
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import anyio
 
-from h2kbus.cli.bench.fleet import START_SECONDS, Fleet, noop_job, running_fleet
+from h2kbus.cli.bench.fleet import NOOP, SLOTS, START_SECONDS, STAY, Fleet, noop_job, running_fleet
 from h2kbus.cli.bench.pipeline import POLL_SECONDS, Cost, waiting
+from subjects.states import State
 
 SHALLOW: Final = 1_000
 DEEP: Final = 30_000
@@ -56,14 +59,13 @@ def _middle(costs: list[Cost]) -> tuple[float, float]:
 async def _at(depth: int) -> tuple[list[Cost], dict[str, Any]]:
     """What jobs cost at this depth, and each process's memory: empty, with all queued, and at the end."""
     measured = max(min(MEASURED, 10 * depth), depth // MEASURED_SHARE)
-    async with running_fleet(sync_always=False) as fleet:
+    async with running_fleet(sync_always=False, operations=(NOOP, STAY)) as fleet:
         empty = fleet.memory_mb()
-        worker_id = await _cordoned(fleet)
-        await _load(fleet, depth)
-        queued = fleet.memory_mb()
-        # What filling the queue has left to be written to the disk is no part of what is measured.
-        await anyio.to_thread.run_sync(os.sync)
-        await fleet.bus.order(worker_id, "uncordon")
+        async with _occupied(fleet):
+            await _load(fleet, depth)
+            queued = fleet.memory_mb()
+            # What filling the queue has left to be written to the disk is no part of what is measured.
+            await anyio.to_thread.run_sync(os.sync)
         await _kept_at(fleet, depth, measured // 10)
         costs = [await _kept_at(fleet, depth, measured) for _ in range(ROUNDS)]
         last = fleet.memory_mb()
@@ -74,14 +76,25 @@ async def _at(depth: int) -> tuple[list[Cost], dict[str, Any]]:
     return costs, weighed
 
 
-async def _cordoned(fleet: Fleet) -> str:
-    """Keep the worker from its lanes while the queue is filled."""
-    [worker] = await fleet.bus.workers()
-    await fleet.bus.order(worker.worker_id, "cordon")
+@contextlib.asynccontextmanager
+async def _occupied(fleet: Fleet) -> AsyncIterator[None]:
+    """Have all of the worker's slots taken, so that the queue can be filled.
+
+    Of a worker that is cordoned the queue's records would say so after a while, each in a new version, and
+    these jobs' claims would be dearer: they have to look up what has changed since the lane was told.
+    """
+    staying = [await fleet.bus.submit(noop_job("stay")) for _ in range(SLOTS)]
     with anyio.fail_after(START_SECONDS):
-        while not (await fleet.bus.workers())[0].cordoned:  # noqa: ASYNC110 - its heartbeat tells
-            await anyio.sleep(POLL_SECONDS)
-    return worker.worker_id
+        for job_id in staying:
+            async for event in fleet.bus.watch(job_id):
+                if event.state is State.RUNNING:
+                    break
+    yield
+    with anyio.fail_after(START_SECONDS):
+        for job_id in staying:
+            await fleet.bus.cancel(job_id)
+        async for _ in fleet.bus.results(staying):
+            pass
 
 
 async def _load(fleet: Fleet, jobs: int) -> None:

@@ -24,6 +24,7 @@ from subjects.spec import ArtifactPolicy, Audit, ImageSpec, JobSpec
 
 NOOP: Final = "h2kbus.cli.bench.noop:NOOP"
 PACED: Final = ("h2kbus.cli.bench.paced:SPEAK", "h2kbus.cli.bench.paced:HOLD")
+STAY: Final = "h2kbus.cli.bench.paced:STAY"
 START_SECONDS: Final = 30.0
 SLOTS: Final = 10
 _MIB: Final = 1 << 20

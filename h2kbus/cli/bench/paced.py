@@ -1,4 +1,4 @@
-"""Operations that take their time: one speaks of its progress, one has a tool that goes on for long.
+"""Operations that take their time: one speaks of its progress, one has a tool that goes on, one stays.
 
 Loaded only by the bench.
 """
@@ -38,6 +38,15 @@ HOLD = OperationDeclaration(
 )
 
 
+STAY = OperationDeclaration(
+    name="stay",
+    summary="Take a worker's slot until cancelled; for measuring the bus.",
+    parameters=PacedParameters,
+    phases=(Phase("stay", 1),),
+    runner="h2kbus.cli.bench.paced:Stay",
+)
+
+
 class Speak:
     """Tells each of its steps."""
 
@@ -58,4 +67,13 @@ class Hold:
             disk.write_bytes(b"x" * (DISK_MIB << 20))
             slowly = [TOOL, "convert", "-r", "64K", "-f", "raw", "-O", "qcow2", "disk.raw", "copy.qcow2"]
             await place.tools.run(slowly)
+        return OperationResult()
+
+
+class Stay:
+    """Does nothing, until it is cancelled."""
+
+    async def run(self, job: JobContext) -> OperationResult:
+        job.report.enter("stay")
+        await anyio.sleep_forever()
         return OperationResult()
