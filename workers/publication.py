@@ -83,13 +83,20 @@ class Publication:
         self._scratch = scratch
 
     async def keep(self) -> None:
-        """The record says COMPLETED: the scratch directory has done its service."""
+        """The record says COMPLETED: the scratch directory has done its service.
+
+        A disk that hangs is waited for no longer than a minute: what is left is nobody's result.
+        """
         with anyio.move_on_after(_REMOVAL_SECONDS, shield=True):
-            await anyio.to_thread.run_sync(self._conclude, remove_scratch)
+            await anyio.to_thread.run_sync(self._conclude, remove_scratch, abandon_on_cancel=True)
 
     async def withdraw(self) -> None:
-        """The job was given to somebody else: take the names back, unless another attempt adopted them."""
-        with anyio.move_on_after(_REMOVAL_SECONDS, shield=True):
+        """The job was given to somebody else: take the names back, unless another attempt adopted them.
+
+        However long the disk takes: until they are gone the job's message stays unanswered, so that another
+        worker sees to them if this one dies.
+        """
+        with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self._conclude, _withdraw)
 
     def _conclude(self, step: Callable[[OpenDirectory, str], None]) -> None:

@@ -145,15 +145,22 @@ class Hanging:
     """A disk that does not answer until it is let go."""
 
     def __init__(self) -> None:
-        self.reached, self._over = threading.Event(), threading.Event()
+        self._reached, self._over, self._waited_for = (threading.Event() for _ in range(3))
 
     async def is_reached(self) -> None:
         """Wait until somebody waits for it."""
-        assert await anyio.to_thread.run_sync(self.reached.wait, 10)
+        assert await anyio.to_thread.run_sync(self._reached.wait, 10)
 
     def __call__(self, *_: object) -> bool:
-        self.reached.set()
-        return self._over.wait(30)
+        self._reached.set()
+        over = self._over.wait(30)
+        self._waited_for.set()
+        return over
+
+    @property
+    def hangs(self) -> bool:
+        """Whether it was asked and has not answered: who goes on meanwhile has not waited for it."""
+        return self._reached.is_set() and not self._waited_for.is_set()
 
     def let_go(self) -> None:
         self._over.set()

@@ -5,10 +5,11 @@ import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
+import anyio
 import pytest
 
 from h2kbus.errors import AttemptStopped, ErrorCode, OperationFailed
-from tests.workers.conftest import lease_is_held
+from tests.workers.conftest import Hanging, lease_is_held
 from workers import publication
 from workers.context import OperationResult
 from workers.outputs import StagedFile, open_directory
@@ -91,6 +92,17 @@ async def test_filesystem_without_hard_links_does_not_overwrite_either(
         await published(tmp_path, 2, "taken")
     assert (tmp_path / "free").read_text() == "free"
     assert (tmp_path / "taken").read_text() == "mine"
+
+
+async def test_completed_job_does_not_wait_for_a_disk_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hanging: Hanging
+) -> None:
+    made = await published(tmp_path, 1, "a")
+    monkeypatch.setattr(publication, "_REMOVAL_SECONDS", 0.1)
+    monkeypatch.setattr(publication, "remove_scratch", hanging)
+    with anyio.fail_after(10):
+        await made.keep()
+    assert hanging.hangs
 
 
 async def test_withdrawn_names_are_gone(tmp_path: Path) -> None:

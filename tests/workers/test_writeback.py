@@ -99,6 +99,7 @@ async def test_disk_that_hangs_does_not_keep_an_attempt_from_ending(
             group.start_soon(with_writeback, tmp_path / "output", anyio.sleep_forever)
             await hanging.is_reached()
             group.cancel_scope.cancel()
+    assert hanging.hangs
 
 
 async def test_tool_that_has_ended_is_not_held_up_by_a_disk_that_hangs(
@@ -108,6 +109,7 @@ async def test_tool_that_has_ended_is_not_held_up_by_a_disk_that_hangs(
     monkeypatch.setattr(writeback, "begin_writeback", hanging)
     with anyio.fail_after(10):
         await with_writeback(tmp_path / "output", hanging.is_reached)
+    assert hanging.hangs
 
 
 async def test_tool_that_ends_while_its_file_is_opened_leaves_none_open(
