@@ -98,6 +98,7 @@ async def until(reached: Callable[[], bool]) -> None:
             await anyio.sleep(0.005)
 
 
+@pytest.mark.slow
 async def test_job_costs_eight_stored_messages_and_no_look_up(
     running: Fleet, bus: Bus, settings: ConnectionSettings
 ) -> None:
@@ -121,6 +122,7 @@ async def test_messages_of_a_job_are_small(running: Fleet, bus: Bus, settings: C
     assert {kind: size for kind, size in tap.largest.items() if size > LARGEST.get(kind, 10_000)} == {}
 
 
+@pytest.mark.slow
 async def test_cost_does_not_grow_with_what_was_done_before(
     running: Fleet, bus: Bus, settings: ConnectionSettings
 ) -> None:

@@ -91,6 +91,7 @@ def make_only_shown(block: str) -> str:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("document", "block"), [(each, block) for each in DOCUMENTS for block in blocks(each, "sh", "up")]
 )
@@ -101,6 +102,7 @@ def test_servers_start_as_they_stand(reader: Program, document: str, block: str)
         assert any("ready at nats://127.0.0.1:" in line for line in process.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", [each for each in DOCUMENTS if blocks(each, "python")])
 def test_python_runs_as_it_stands(reader: Program, document: str) -> None:
     words = ("up", "--json", "--port", "0", "--data-dir", reader.place / "bus")

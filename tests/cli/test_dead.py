@@ -155,6 +155,7 @@ def publish(local: Program, subject: str, body: bytes) -> None:
     anyio.run(send)
 
 
+@pytest.mark.slow
 def test_list_shows_number_reason_and_message(local: Program, number: int) -> None:
     shown = local("dead", "ls", "--reason", "invalid-spec").stdout
     [line] = [line for line in shown.splitlines() if line.startswith(f"{number} ")]

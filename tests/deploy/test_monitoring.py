@@ -59,6 +59,7 @@ def test_rules_are_valid() -> None:
     promtool("check", "rules", RULES)
 
 
+@pytest.mark.slow
 def test_rules_do_what_their_tests_say() -> None:
     promtool("test", "rules", RULE_TESTS)
 

@@ -197,6 +197,7 @@ async def test_backup_that_is_not_whole_is_refused_before_anything_is_made(
         assert not (await other.api("STREAM.NAMES", {}))["streams"]
 
 
+@pytest.mark.slow
 def test_program_backs_up_and_restores(
     program: Program, own_server: Callable[..., OwnServer], tmp_path: Path
 ) -> None:

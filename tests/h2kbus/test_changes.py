@@ -81,6 +81,7 @@ async def test_all_of_many_changes_come_in_their_order(
     assert len(seen) == pulls
 
 
+@pytest.mark.slow
 async def test_read_of_a_bucket_that_changes_all_the_time_ends(
     feed: ChangeFeed, provisioned: Connection, topology: Topology
 ) -> None:

@@ -189,6 +189,7 @@ async def test_job_that_waits_can_be_watched_to_its_end(
     assert states == [State.QUEUED, State.RUNNING, State.COMPLETED]
 
 
+@pytest.mark.slow
 async def test_job_that_waits_may_be_cancelled(bus: Bus, fleet: Fleet, provisioned: Connection) -> None:
     job_id = await bus.submit(rehearsal())
     await bus.cancel(job_id)

@@ -214,6 +214,7 @@ async def test_data_survives_a_restart(tmp_path: Path) -> None:
     assert stored.data == b"precious"
 
 
+@pytest.mark.slow
 async def test_acknowledged_write_survives_a_kill(tmp_path: Path) -> None:
     topology = Topology(Grammar())
     subject = topology.record_subject("kept")
@@ -233,6 +234,7 @@ async def test_death_of_the_server_is_told_with_its_last_words(tmp_path: Path) -
             await server.wait()
 
 
+@pytest.mark.slow
 def test_server_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     command = [str(each) for each in (sys.executable, "-c", PARENT, tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment()) as parent:

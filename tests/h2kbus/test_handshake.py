@@ -77,6 +77,7 @@ async def test_listener_that_says_nothing_is_unreachable_within_the_timeout(sile
         assert isinstance(await failure(settings), BusUnreachable)
 
 
+@pytest.mark.slow
 async def test_name_that_does_not_resolve_is_unreachable() -> None:
     settings = ConnectionSettings(url="nats://no-such-host.invalid:4222", connect_timeout_seconds=1)
     assert isinstance(await failure(settings), BusUnreachable)

@@ -73,6 +73,7 @@ async def test_client_that_says_nothing_is_hung_up_on(url: str, monkeypatch: pyt
     assert await ask(url, b"GET /metrics HTT") == b""
 
 
+@pytest.mark.slow
 async def test_clients_that_say_nothing_do_not_keep_others_out_for_ever(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +95,7 @@ def few_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [4, 64])
 async def test_flood_of_clients_does_not_end_the_process_that_shows_the_page(
     monkeypatch: pytest.MonkeyPatch, few_files: None, at_once: int

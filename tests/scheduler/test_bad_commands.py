@@ -134,6 +134,7 @@ async def test_cancel_of_a_job_that_never_comes_is_buried(bus: Bus, scheduling: 
     await until_read(bus)
 
 
+@pytest.mark.slow
 async def test_cancel_may_overtake_its_submit(bus: Bus, scheduling: Fleet) -> None:
     await send(bus, Verb.CANCEL, "j1", encode(CancelCommand(reason="early")))
     await anyio.sleep(0.1)

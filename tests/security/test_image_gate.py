@@ -294,6 +294,7 @@ async def test_snapshots_are_refused_unless_the_job_allows_them(bench: Bench, ba
     assert (bench.out / "snap.raw").read_bytes() == base.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", READERS)
 async def test_endless_output_of_an_allowed_image_is_bounded(
     bench: Bench, raw_disk: Path, tmp_path: Path, operation: str

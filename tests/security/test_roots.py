@@ -1,10 +1,13 @@
 """A worker with roots reads and writes nothing outside, whatever a job names and whoever moves names."""
 
+import contextlib
+import itertools
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
+import anyio
 import pytest
 
 from h2kbus.errors import ErrorCode, OperationFailed, SettingsError
@@ -267,16 +270,26 @@ async def attempt(destination: Destination, token: int) -> None:
 
 
 async def race_for_outputs(
-    land: Land, site: Site, rounds: int, work: Callable[[Destination, int], Awaitable[None]]
+    land: Land,
+    site: Site,
+    rounds: int,
+    work: Callable[[Destination, int], Awaitable[None]],
+    reached: Callable[[], bool] = lambda: True,
 ) -> int:
-    """Attempts while their output directory and a link out of the root change places; how many succeeded."""
+    """Attempts while their output directory and a link out of the root change places; how many succeeded.
+
+    So many rounds of it, and further ones until what shall be raced for has been `reached`: on a machine
+    that is busy, one order of the names may last for many attempts.
+    """
     (land.root / "out").mkdir()
     link = land.root / "link"
     link.symlink_to(land.empty)
     destination = site.destination(str(land.root / "out"))
     succeeded = 0
-    with exchanging(land.root / "out", link):
-        for number in range(1, rounds + 1):
+    with exchanging(land.root / "out", link), anyio.fail_after(60):
+        for number in itertools.count(1):
+            if number > rounds and reached():
+                break
             try:
                 await work(destination, number)
                 succeeded += 1
@@ -314,13 +327,17 @@ async def test_whole_jobs_that_are_raced_for_read_and_write_inside(land: Land) -
         for each in land.root.glob("*/job-1.report.json"):
             each.unlink(missing_ok=True)
 
+    def tool_has_run() -> bool:
+        with contextlib.suppress(FileNotFoundError):  # What was listed may be under its other name by now.
+            return any(" run: " in each.read_text() for each in land.root.glob("*/job-1.log"))
+        return False
+
     with exchanging(land.root / "images", link):
-        await race_for_outputs(land, land.site, 60, convert)
+        await race_for_outputs(land, land.site, 60, convert, tool_has_run)
     assert land.is_untouched
     contents = {each.read_bytes()[: len(GOOD)] for each in land.root.glob("*/result-*")}
     # In a sandbox hardly a job comes to its end: the names of what it shows have to stand still for a moment.
     assert contents <= {GOOD}
-    assert any(" run: " in each.read_text() for each in land.root.glob("*/job-1.log"))
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,7 @@ async def test_equal_disks_are_equal(pair: Pair, target: str) -> None:
     assert pair.fractions == sorted(pair.fractions)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", ["source", "target"])
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("target", ["plain", "compressed"])
@@ -137,6 +138,7 @@ async def test_one_flipped_byte_is_found(pair: Pair, target: str, place: str, ch
     await pair.require_found(target, PLACES[place], changed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["zeros", "after a border", "last byte"])
 @pytest.mark.parametrize("target", TARGETS)
 async def test_one_flipped_byte_is_found_in_every_format(pair: Pair, target: str, place: str) -> None:
@@ -212,6 +214,7 @@ async def test_every_part_is_asked_for_by_a_tool_of_its_own(pair: Pair) -> None:
     assert len(pair.qemu.commands) == len(parts_of(SIZE, HOW.parts))
 
 
+@pytest.mark.slow
 async def test_cancelling_leaves_none_of_the_comparisons(pair: Pair) -> None:
     same = os.urandom(MIB) * 64
     pair.write(same, same, "qcow2", "-c")

@@ -66,6 +66,7 @@ async def test_output_is_kept_in_the_log(tools: ToolRunner) -> None:
     assert "err" in text
 
 
+@pytest.mark.slow
 async def test_endless_output_does_not_fill_memory(tools: ToolRunner) -> None:
     output = await tools.run(["sh", "-c", "yes | head -c 3000000"], capture_limit=1000)
     assert output.truncated

@@ -45,6 +45,7 @@ async def test_long_job_shows_progress_in_its_record(bus: Bus, running: Fleet) -
     assert (await bus.result(job_id)).state is State.CANCELLED
 
 
+@pytest.mark.slow
 async def test_watch_tells_everything_once_and_in_order(bus: Bus, running: Fleet) -> None:
     job_id = await bus.submit(rehearsal(seconds=1))
     events = [event async for event in bus.watch(job_id)]
@@ -91,6 +92,7 @@ async def test_failure_is_told_with_its_code_and_phase(bus: Bus, running: Fleet)
     assert (record.result.error.code, record.result.error.phase) == (ErrorCode.TOOL_FAILED, "second")
 
 
+@pytest.mark.slow
 async def test_retryable_failure_is_tried_again(bus: Bus, running: Fleet, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     spec = rehearsal(fail="TOOL_FAILED", fail_until_attempt=2, mark=str(mark), policy={"retry_count": 1})
@@ -128,6 +130,7 @@ async def test_running_job_stops_when_cancelled(bus: Bus, running: Fleet) -> Non
     assert record.cancel_requested
 
 
+@pytest.mark.slow
 async def test_cancelled_tool_is_gone_with_its_files_even_if_it_ignores_the_signal(
     bus: Bus, running: Fleet, tmp_path: Path
 ) -> None:
@@ -278,6 +281,7 @@ async def test_job_goes_only_to_a_worker_that_can_do_it(bus: Bus, fleet: Fleet) 
     assert record.worker_id == "able"
 
 
+@pytest.mark.slow
 async def test_least_specialised_idle_worker_gets_the_plain_job(bus: Bus, fleet: Fleet) -> None:
     await fleet.scheduler()
     await bus.result(await warm_lane(bus, fleet))
@@ -288,6 +292,7 @@ async def test_least_specialised_idle_worker_gets_the_plain_job(bus: Bus, fleet:
     assert {record.worker_id for record in records} == {"ordinary"}
 
 
+@pytest.mark.slow
 async def test_idle_worker_leaves_the_server_alone(bus: Bus, running: Fleet) -> None:
     await bus.result(await bus.submit(rehearsal()))
     await anyio.sleep(0.3)
@@ -297,6 +302,7 @@ async def test_idle_worker_leaves_the_server_alone(bus: Bus, running: Fleet) -> 
     assert stats["out_msgs"] - before < 10
 
 
+@pytest.mark.slow
 async def test_drained_worker_hands_its_job_back(bus: Bus, fleet: Fleet, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     await fleet.scheduler()

@@ -84,6 +84,7 @@ async def test_refused_job_is_told_as_failed_and_as_a_dead_letter(bus: Bus, obse
     assert DeadLettered("invalid-spec") in observed
 
 
+@pytest.mark.slow
 async def test_command_that_has_to_wait_is_told_as_deferred_and_as_redelivered(
     bus: Bus, observed: list[Event]
 ) -> None:

@@ -37,6 +37,7 @@ async def test_client_without_a_certificate_is_told_that_one_is_wanted(guarded: 
     assert "wants a certificate of its clients" in str(error)
 
 
+@pytest.mark.slow
 async def test_server_of_an_unknown_authority_is_not_trusted(guarded: Guarded, elsewhere: Authority) -> None:
     stranger = elsewhere.user_directory("alice") / "ca.pem"
     error = await refusal(guarded.settings("alice", tls_ca=str(stranger)))
@@ -60,6 +61,7 @@ async def test_nobody_comes_in_with_a_certificate_alone(guarded: Guarded) -> Non
     assert isinstance(await refusal(guarded.settings("alice", nkey=None)), PermissionDenied)
 
 
+@pytest.mark.slow
 async def test_plain_text_is_not_spoken_with_a_server_of_tls(guarded: Guarded) -> None:
     url = f"nats://127.0.0.1:{guarded.authority.ledger().port}"
     error = await refusal(ConnectionSettings(url=url))

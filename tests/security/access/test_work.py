@@ -199,6 +199,7 @@ async def test_admin_makes_and_changes_streams(working: Guarded, root: Bus, tmp_
     await root.connection.api(f"STREAM.PURGE.{TOPOLOGY.dead_stream}")
 
 
+@pytest.mark.slow
 async def test_fleet_goes_on_while_users_are_added(alice: Bus, working: Guarded) -> None:
     await alice.result(await alice.submit(rehearsal()))
     working.authority.add(Wanted(role=Role.WORKER, name="fresh"))

@@ -139,6 +139,7 @@ async def test_emulator_that_floods_with_events_is_refused() -> None:
         await qmp_saying(*[QMP[2]] * (MAX_EVENTS + 2)).execute("query-status")
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @thorough
 def test_any_guest_is_described_or_refused(data: st.DataObject, tools: ToolRunner) -> None:

@@ -59,6 +59,7 @@ def test_any_submission_is_a_job_or_refused(job_id: str, data: bytes) -> None:
         assert read_spec(job_id, data).job_id == job_id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("declaration", BUILT_IN, ids=lambda each: each.name)
 @given(parameters=st.dictionaries(st.text(max_size=6), JSON, max_size=3), data=st.data())
 @thorough

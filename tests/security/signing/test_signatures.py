@@ -170,6 +170,7 @@ async def test_paths_of_an_unsigned_job_are_cleared_away_by_a_trusting_worker_on
     assert left.exists() == verifies
 
 
+@pytest.mark.slow
 async def test_job_whose_record_is_changed_while_it_runs_goes_on_as_it_was_signed(
     yard: Yard, tmp_path: Path
 ) -> None:

@@ -78,6 +78,7 @@ async def failure(bench: Bench, path: Path, **parameters: Any) -> OperationFaile
     return caught.value
 
 
+@pytest.mark.slow
 async def test_guest_that_asks_for_a_login_boots(able: Bench, tmp_path: Path) -> None:
     path = disk(tmp_path, "guest login: ")
     before = hashlib.sha256(path.read_bytes()).hexdigest()

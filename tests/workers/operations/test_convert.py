@@ -171,6 +171,7 @@ async def test_stored_zeros_that_may_not_fit_are_warned_about_and_not_refused(
     assert may_not_fit((await bench.run("convert", image, parameters={"output_format": "raw"})).warnings)
 
 
+@pytest.mark.slow
 async def test_cancelling_in_the_middle_leaves_no_process_and_no_file(bench: Bench, tmp_path: Path) -> None:
     image = tmp_path / "large.img"
     with image.open("wb") as file:
