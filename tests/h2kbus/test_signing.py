@@ -84,7 +84,11 @@ def test_seed_file_is_for_its_owner_alone_and_never_overwritten(tmp_path: Path) 
         write_seed(file, new_seed())
 
 
-@pytest.mark.parametrize("text", ["", "SUxx", KEY, f"{new_seed()} {new_seed()}", new_seed()[:-1] + "A" * 2])
+@pytest.mark.parametrize(
+    "text",
+    ["", "SUxx", KEY, f"{new_seed()} {new_seed()}", new_seed()[:-1] + "A" * 2],
+    ids=["nothing", "no seed", "a public key", "two seeds", "too long"],
+)
 def test_file_without_one_seed_is_refused_without_being_quoted(tmp_path: Path, text: str) -> None:
     file = tmp_path / "key"
     file.write_text(text)

@@ -116,3 +116,13 @@ async def test_job_that_a_long_pull_brings_to_a_busy_worker_goes_to_an_idle_one(
             job_id = await bus.submit(rehearsal(policy={"priority": 7}))
             record = await bus.result(job_id, check=True)
             assert record.worker_id == "idle"
+
+
+@pytest.mark.slow
+async def test_idle_worker_leaves_the_server_alone(bus: Bus, running: Fleet) -> None:
+    await bus.result(await bus.submit(rehearsal()))
+    await anyio.sleep(0.3)
+    stats = running.connections["worker-1"].nats.stats
+    before = stats["out_msgs"]
+    await anyio.sleep(1)
+    assert stats["out_msgs"] - before < 10

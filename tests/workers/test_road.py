@@ -293,16 +293,6 @@ async def test_least_specialised_idle_worker_gets_the_plain_job(bus: Bus, fleet:
 
 
 @pytest.mark.slow
-async def test_idle_worker_leaves_the_server_alone(bus: Bus, running: Fleet) -> None:
-    await bus.result(await bus.submit(rehearsal()))
-    await anyio.sleep(0.3)
-    stats = running.connections["worker-1"].nats.stats
-    before = stats["out_msgs"]
-    await anyio.sleep(1)
-    assert stats["out_msgs"] - before < 10
-
-
-@pytest.mark.slow
 async def test_drained_worker_hands_its_job_back(bus: Bus, fleet: Fleet, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     await fleet.scheduler()
