@@ -82,9 +82,19 @@ async def scratch_directory(
     finally:
         os.close(scratch.descriptor)
         if not is_needed():
-            with anyio.move_on_after(_REMOVAL_SECONDS, shield=True):
-                # Its name is this attempt's alone: whoever removes it later harms nobody.
-                await anyio.to_thread.run_sync(remove_scratch, output, name, abandon_on_cancel=True)
+            # Its name is this attempt's alone: whoever removes it later harms nobody.
+            await removed_in_time(name, lambda: remove_scratch(output, name))
+
+
+async def removed_in_time(name: str, remove: Callable[[], None]) -> None:
+    """Remove what is nobody's result, whatever is cancelled, and wait a minute for a disk that hangs.
+
+    After that it goes on alone, and may end at any time.
+    """
+    with anyio.move_on_after(_REMOVAL_SECONDS, shield=True) as removal:
+        await anyio.to_thread.run_sync(remove, abandon_on_cancel=True)
+    if removal.cancelled_caught:
+        log.warning("%s is not removed yet: its disk does not answer", name)
 
 
 def require_free(output: OpenDirectory, *targets: Path) -> None:

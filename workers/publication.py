@@ -38,6 +38,7 @@ from workers.outputs import (
     owner_of_new,
     place_file,
     remove_scratch,
+    removed_in_time,
     sync_directory,
 )
 from workers.scratch import MANIFEST, fresh, remove_tree
@@ -49,7 +50,6 @@ _REVOKED: Final = ".revoked"
 _PROBE: Final = "owner"
 _MAX_MANIFEST_BYTES: Final = 16 << 20
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_REMOVAL_SECONDS: Final = 60.0
 
 
 class _Name(msgspec.Struct, frozen=True):
@@ -83,15 +83,11 @@ class Publication:
         self._scratch = scratch
 
     async def keep(self) -> None:
-        """The record says COMPLETED: the scratch directory has done its service.
-
-        A disk that hangs is waited for no longer than a minute: what is left is nobody's result.
-        """
-        with anyio.move_on_after(_REMOVAL_SECONDS, shield=True):
-            await anyio.to_thread.run_sync(self._conclude, remove_scratch, abandon_on_cancel=True)
+        """The record says COMPLETED: the scratch directory has done its service."""
+        await removed_in_time(self._scratch, lambda: self._conclude(remove_scratch))
 
     async def withdraw(self) -> None:
-        """The job was given to somebody else: take the names back, unless another attempt adopted them.
+        """The result does not stand: take the names back, unless another attempt adopted them.
 
         However long the disk takes: until they are gone the job's message stays unanswered, so that another
         worker sees to them if this one dies.

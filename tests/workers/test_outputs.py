@@ -102,8 +102,8 @@ async def test_sync_that_was_cancelled_while_it_opened_the_file_leaves_none_open
     await opening.closed_afterwards()
 
 
-async def test_removal_does_not_wait_for_a_disk_that_hangs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hanging: Hanging
+async def test_removal_does_not_wait_for_a_disk_that_hangs_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hanging: Hanging, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(outputs, "_REMOVAL_SECONDS", 0.1)
     monkeypatch.setattr(outputs, "remove_scratch", hanging)
@@ -111,3 +111,4 @@ async def test_removal_does_not_wait_for_a_disk_that_hangs(
         async with scratch_in(tmp_path / "out"):
             pass
     assert hanging.hangs
+    assert ".h2kbus-job-1 is not removed yet" in caplog.text

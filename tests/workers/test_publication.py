@@ -10,7 +10,7 @@ import pytest
 
 from h2kbus.errors import AttemptStopped, ErrorCode, OperationFailed
 from tests.workers.conftest import Hanging, lease_is_held
-from workers import publication
+from workers import outputs, publication
 from workers.context import OperationResult
 from workers.outputs import StagedFile, open_directory
 from workers.publication import Publication, clear_away, publish, recover
@@ -98,7 +98,7 @@ async def test_completed_job_does_not_wait_for_a_disk_that_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hanging: Hanging
 ) -> None:
     made = await published(tmp_path, 1, "a")
-    monkeypatch.setattr(publication, "_REMOVAL_SECONDS", 0.1)
+    monkeypatch.setattr(outputs, "_REMOVAL_SECONDS", 0.1)
     monkeypatch.setattr(publication, "remove_scratch", hanging)
     with anyio.fail_after(10):
         await made.keep()
