@@ -89,12 +89,12 @@ async def scratch_directory(
 async def removed_in_time(name: str, remove: Callable[[], None]) -> None:
     """Remove what is nobody's result, whatever is cancelled, and wait a minute for a disk that hangs.
 
-    After that it goes on alone, and may end at any time.
+    After that it goes on alone, and may end at any time; what took its place must not mind.
     """
     with anyio.move_on_after(_REMOVAL_SECONDS, shield=True) as removal:
         await anyio.to_thread.run_sync(remove, abandon_on_cancel=True)
     if removal.cancelled_caught:
-        log.warning("%s is not removed yet: its disk does not answer", name)
+        log.warning("%s is not removed yet, and goes on alone: its disk is slow or hangs", name)
 
 
 def require_free(output: OpenDirectory, *targets: Path) -> None:

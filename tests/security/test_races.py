@@ -1,7 +1,6 @@
 """Whoever moves names about while jobs read and write: no job is led outside of its roots."""
 
 import contextlib
-import itertools
 import os
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -12,7 +11,7 @@ import pytest
 from h2kbus.errors import OperationFailed
 from subjects.lease import Lease
 from subjects.spec import ImageSpec
-from tests.security.roots import CANARY, GOOD, Land, exchanging
+from tests.security.roots import CANARY, GOOD, Land, exchanging, ignore
 from tests.workers.conftest import Bench, lease_is_held
 from workers.context import OperationResult
 from workers.image import Gate, open_image
@@ -25,10 +24,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 ROUNDS: Final = 3000
 NAIVE_ROUNDS: Final = 30_000
-
-
-def ignore(*_: int) -> None:
-    """Nobody listens."""
 
 
 async def seen_by_jobs(land: Land, site: Site, rounds: int) -> set[bytes]:
@@ -92,9 +87,9 @@ async def race_for_outputs(
     destination = site.destination(str(land.root / "out"))
     succeeded = 0
     with exchanging(land.root / "out", link), anyio.fail_after(60):
-        for number in itertools.count(1):
-            if number > rounds and reached():
-                break
+        number = 0
+        while number < rounds or not reached():
+            number += 1
             try:
                 await work(destination, number)
                 succeeded += 1

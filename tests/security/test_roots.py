@@ -11,7 +11,7 @@ from subjects.builtin import BUILT_IN
 from subjects.lease import Lease
 from subjects.spec import ImageSpec
 from tests.conftest import worker_profile
-from tests.security.roots import CANARY, GOOD, Land, exchange
+from tests.security.roots import CANARY, GOOD, Land, exchange, ignore
 from tests.workers.conftest import Bench, lease_is_held
 from tests.workers.hostile import descriptor
 from workers.context import OperationResult
@@ -27,10 +27,6 @@ pytestmark = pytest.mark.anyio
 
 OPERATIONS: Final = [each.name for each in BUILT_IN]
 SECTOR: Final = 512
-
-
-def ignore(*_: int) -> None:
-    """Nobody listens."""
 
 
 def outside(land: Land) -> Path:

@@ -7,7 +7,7 @@ import struct
 import subprocess
 import threading
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -150,6 +150,14 @@ class Hanging:
     async def is_reached(self) -> None:
         """Wait until somebody waits for it."""
         assert await anyio.to_thread.run_sync(self._reached.wait, 10)
+
+    async def reached_by_cancelled(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Cancel a call that waits for it. Its end must not have to wait too."""
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                group.start_soon(call)
+                await self.is_reached()
+                group.cancel_scope.cancel()
 
     def __call__(self, *_: object) -> bool:
         self._reached.set()

@@ -2,6 +2,7 @@ import contextlib
 import errno
 import os
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -81,11 +82,7 @@ async def test_cancelled_sync_does_not_wait_for_a_disk_that_hangs(
 ) -> None:
     (tmp_path / "output").touch()
     monkeypatch.setattr(os, "fsync", hanging)
-    with anyio.fail_after(10):
-        async with anyio.create_task_group() as group:
-            group.start_soon(sync_file, tmp_path / "output")
-            await hanging.is_reached()
-            group.cancel_scope.cancel()
+    await hanging.reached_by_cancelled(partial(sync_file, tmp_path / "output"))
     assert hanging.hangs
 
 
@@ -95,10 +92,7 @@ async def test_sync_that_was_cancelled_while_it_opened_the_file_leaves_none_open
     (tmp_path / "output").touch()
     opening = SlowOpening(hanging)
     monkeypatch.setattr(outputs, "made", opening)
-    async with anyio.create_task_group() as group:
-        group.start_soon(sync_file, tmp_path / "output")
-        await hanging.is_reached()
-        group.cancel_scope.cancel()
+    await hanging.reached_by_cancelled(partial(sync_file, tmp_path / "output"))
     await opening.closed_afterwards()
 
 

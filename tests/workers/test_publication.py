@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -103,6 +104,25 @@ async def test_completed_job_does_not_wait_for_a_disk_that_hangs(
     with anyio.fail_after(10):
         await made.keep()
     assert hanging.hangs
+
+
+async def test_names_are_taken_back_however_long_the_disk_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hanging: Hanging
+) -> None:
+    made, withdraw = await published(tmp_path, 1, "a"), publication._withdraw
+
+    def late(output: OpenDirectory, scratch: str) -> None:
+        hanging()
+        time.sleep(0.1)  # Whoever did not wait would find the name.
+        withdraw(output, scratch)
+
+    monkeypatch.setattr(publication, "_withdraw", late)
+    async with anyio.create_task_group() as group:
+        group.start_soon(made.withdraw)
+        await hanging.is_reached()
+        group.cancel_scope.cancel()
+        hanging.let_go()
+    assert seen(tmp_path) == []
 
 
 async def test_withdrawn_names_are_gone(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A worker keeps no job that it cannot start: whatever else its pulls bring goes back at once."""
+"""A worker asks for no more than it can start: whatever else its pulls bring goes back at once."""
 
 from collections.abc import AsyncIterator
 

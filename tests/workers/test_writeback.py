@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+from functools import partial
 from pathlib import Path
 from typing import IO, Final
 
@@ -94,11 +95,7 @@ async def test_disk_that_hangs_does_not_keep_an_attempt_from_ending(
 ) -> None:
     (tmp_path / "output").write_bytes(b"some")
     monkeypatch.setattr(writeback, "begin_writeback", hanging)
-    with anyio.fail_after(10):
-        async with anyio.create_task_group() as group:
-            group.start_soon(with_writeback, tmp_path / "output", anyio.sleep_forever)
-            await hanging.is_reached()
-            group.cancel_scope.cancel()
+    await hanging.reached_by_cancelled(partial(with_writeback, tmp_path / "output", anyio.sleep_forever))
     assert hanging.hangs
 
 

@@ -80,8 +80,8 @@ async def _at(depth: int) -> tuple[list[Cost], dict[str, Any]]:
 async def _occupied(fleet: Fleet) -> AsyncIterator[None]:
     """Have all of the worker's slots taken, so that the queue can be filled.
 
-    Of a worker that is cordoned the queue's records would say so after a while, each in a new version, and
-    these jobs' claims would be dearer: they have to look up what has changed since the lane was told.
+    A cordoned worker would not do: after a lease the records of jobs that wait say that nobody takes them,
+    and a claim of a record that has changed since its lane was told has to look it up.
     """
     staying = [await fleet.bus.submit(noop_job("stay")) for _ in range(SLOTS)]
     with anyio.fail_after(START_SECONDS):

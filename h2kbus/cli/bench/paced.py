@@ -37,7 +37,6 @@ HOLD = OperationDeclaration(
     needs=frozenset({TOOL}),
 )
 
-
 STAY = OperationDeclaration(
     name="stay",
     summary="Take a worker's slot until cancelled; for measuring the bus.",
